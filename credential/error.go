@@ -1,0 +1,184 @@
+package credential
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Reason is why a credential was not to be had or not to be used. The Reasons
+// are a closed set and constants, to be told apart with [errors.Is]:
+//
+//	if errors.Is(err, credential.ErrDenied) { … }
+type Reason string
+
+// Error returns the reason as a short sentence.
+func (r Reason) Error() string { return "credential: " + string(r) }
+
+// The reasons, in the order of the path a call takes.
+const (
+	// ErrInvalid: an option or argument is wrong. Nothing was started.
+	ErrInvalid Reason = "invalid argument"
+	// ErrClosed: the broker was closed.
+	ErrClosed Reason = "the broker is closed"
+	// ErrNoTask: neither the context nor the transport has a task, or the
+	// context has another one than the transport.
+	ErrNoTask Reason = "no task"
+	// ErrTaskEnded: the task was ended, its deadline passed or its context was
+	// cancelled.
+	ErrTaskEnded Reason = "the task has ended"
+	// ErrOutOfScope: the request is not one that the scope covers, or the scope
+	// is not among the task's Only. Nothing was sent.
+	ErrOutOfScope Reason = "out of scope"
+	// ErrNoSubject: the scope requires a subject and the task has none.
+	ErrNoSubject Reason = "the scope requires a subject"
+	// ErrDenied: the policy did not say yes. Nothing was sent.
+	ErrDenied Reason = "denied by policy"
+	// ErrBlocked: a Ledger.Block is in force.
+	ErrBlocked Reason = "issuing is blocked"
+	// ErrLimit: the task holds as many live credentials as it may.
+	ErrLimit Reason = "too many live credentials in the task"
+	// ErrIdentity: the workload's identity could not be proved.
+	ErrIdentity Reason = "no workload identity"
+	// ErrIssuer: the issuer did not issue.
+	ErrIssuer Reason = "the issuer did not issue"
+	// ErrRefused: the issuer answered with something other than was asked for.
+	// The answer was not used, and was revoked where it could be.
+	ErrRefused Reason = "the issuer's answer was refused"
+	// ErrRejected: the endpoint does not accept the credentials of this scope,
+	// and issuing more is stopped for a moment.
+	ErrRejected Reason = "the endpoint rejects the credential"
+	// ErrInsufficientScope: the endpoint wants permissions the scope does not
+	// have. They are never asked for by themselves.
+	ErrInsufficientScope Reason = "the endpoint wants more permissions"
+	// ErrNotPortable: the credential may not leave its transport, because it is
+	// for a single use or bound to a key.
+	ErrNotPortable Reason = "the credential may not leave its transport"
+	// ErrCanceled: the caller's context ended first. The error also matches
+	// context.Canceled or context.DeadlineExceeded.
+	ErrCanceled Reason = "the caller's context ended"
+	// ErrUnrevoked: credentials could not be revoked. See [UnrevokedError].
+	ErrUnrevoked Reason = "not every credential was revoked"
+)
+
+// Error is the error of this package and of issuers. Its text is safe to show
+// to a model: it never holds a token, a body, a header, a query, or an error
+// description of a server.
+type Error struct {
+	// Reason is what [errors.Is] matches.
+	Reason Reason
+	// Code is a machine-readable word: an OAuth error code such as
+	// "invalid_grant", or one of the issuer's own such as "http_503". A Code that
+	// is longer than 64 bytes or holds anything but letters, digits, "_", "-" and
+	// "." is dropped.
+	Code string
+	// Scope is the name of the scope, "" when there was none.
+	Scope string
+	// Host is the host that answered or was asked for, "" when there was none.
+	Host string
+	// Detail is a sentence of the library's own that says what was wrong and
+	// what is accepted.
+	Detail string
+	// RetryAfter is how long the issuer wants to be left alone; 0 when it did
+	// not say.
+	RetryAfter time.Duration
+
+	ctx error // context.Canceled or context.DeadlineExceeded, nothing else
+}
+
+// Error returns Reason, Scope, Host, Code and Detail in one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Reason.Error())
+	for _, p := range [...]struct{ label, text string }{
+		{" for ", e.Scope}, {" at ", e.Host}, {": ", e.Code}, {": ", e.Detail},
+	} {
+		if p.text != "" {
+			b.WriteString(p.label)
+			b.WriteString(p.text)
+		}
+	}
+	return b.String()
+}
+
+// Is reports whether target is e's Reason.
+func (e *Error) Is(target error) bool {
+	r, ok := target.(Reason)
+	return ok && r == e.Reason
+}
+
+// Unwrap returns [context.Canceled] or [context.DeadlineExceeded] when e is
+// about a context, else nil. Errors of others are never wrapped: their texts
+// repeat bodies, headers and queries.
+func (e *Error) Unwrap() error { return e.ctx }
+
+// UnrevokedError says which credentials could not be revoked and may live
+// until they expire. It matches [ErrUnrevoked].
+type UnrevokedError struct {
+	// Leases are the credentials, with their expiry; never empty.
+	Leases []Lease
+}
+
+// Error names the scopes and when the last of their credentials dies.
+func (e *UnrevokedError) Error() string {
+	var names []string
+	var last time.Time
+	for _, l := range e.Leases {
+		if n := l.Scope.Name(); len(names) == 0 || names[len(names)-1] != n {
+			names = append(names, n)
+		}
+		if l.Expires.After(last) {
+			last = l.Expires
+		}
+	}
+	return fmt.Sprintf("%v: %d left (%s), the last until %s", ErrUnrevoked, len(e.Leases), strings.Join(names, ", "), last.UTC().Format(time.RFC3339))
+}
+
+// Is reports whether target is [ErrUnrevoked].
+func (e *UnrevokedError) Is(target error) bool { return target == ErrUnrevoked }
+
+// issuerError makes an error of an issuer fit to be shown: an *Error passes
+// with a checked Code and Host, of any other only the fact remains.
+func issuerError(err error, scope string) *Error {
+	out := &Error{Reason: ErrIssuer, Scope: scope}
+	if e, ok := errors.AsType[*Error](err); ok {
+		switch e.Reason {
+		case ErrIdentity, ErrIssuer, ErrRefused, ErrInvalid, ErrClosed:
+			out.Reason = e.Reason
+		}
+		out.Code, out.Host, out.RetryAfter = word(e.Code), hostWord(e.Host), e.RetryAfter
+		out.Detail = e.Detail
+	}
+	switch {
+	case errors.Is(err, errDeadline):
+		out.ctx = errDeadline
+		if out.Code == "" {
+			out.Code = "timeout"
+		}
+	case errors.Is(err, errCanceled):
+		out.ctx = errCanceled
+	}
+	return out
+}
+
+// word returns s when it may be shown, "" otherwise.
+func word(s string) string {
+	bad := func(r rune) bool { return !isAlnum(r) && !strings.ContainsRune("_-.", r) }
+	if len(s) > 64 || strings.ContainsFunc(s, bad) {
+		return ""
+	}
+	return s
+}
+
+func hostWord(s string) string {
+	bad := func(r rune) bool { return !isAlnum(r) && !strings.ContainsRune("_-.:[]", r) }
+	if len(s) > 255 || strings.ContainsFunc(s, bad) {
+		return ""
+	}
+	return s
+}
+
+func isAlnum(r rune) bool {
+	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+}

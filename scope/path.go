@@ -1,0 +1,114 @@
+package scope
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// coversPath is the part of [Any.Covers] that reads the path. It works on the
+// escaped form, because that is what goes on the wire.
+func coversPath(f facts, u *url.URL) error {
+	p := u.EscapedPath()
+	if err := checkPath(p); err != nil {
+		return fmt.Errorf("scope: %s: the path %w", f.name, err)
+	}
+	// "/v1/refunds/" with its slash is another resource than "/v1/refunds" to
+	// many servers, but it lies below it: a prefix covers both.
+	if !below(f.path, strings.TrimSuffix(p, "/")) {
+		return fmt.Errorf("scope: %s: the path is not at or below that of the endpoint", f.name)
+	}
+	return nil
+}
+
+// below reports whether path is prefix or lies below it at a segment boundary.
+func below(prefix, path string) bool {
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// checkPath refuses an escaped path that servers, proxies and frameworks read
+// differently, for then nobody can say what lies below a prefix: segments that
+// are empty, "." or ".." also when escaped or followed by parameters (";"),
+// escaped slashes, backslashes and controls, and double escapes of these.
+func checkPath(p string) error {
+	if p == "" {
+		return nil
+	}
+	if p[0] != '/' {
+		return errors.New("does not begin with a slash")
+	}
+	for rest, more := p[1:], true; more; {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
+		if segment == "" && more {
+			return errors.New("has an empty segment")
+		}
+		if err := checkSegment(segment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkSegment(s string) error {
+	if strings.IndexByte(s, '%') >= 0 {
+		// Unescape until nothing changes: a server that decodes twice must not
+		// see more than we did.
+		for depth := 0; ; depth++ {
+			d, err := url.PathUnescape(s)
+			if err != nil || d == s {
+				break
+			}
+			if depth == 4 {
+				return errors.New("is escaped more than four times over")
+			}
+			s = d
+		}
+		if strings.Contains(s, "/") {
+			return errors.New("has an escaped slash")
+		}
+	}
+	name, _, _ := strings.Cut(s, ";")
+	switch {
+	case name == "." || name == "..":
+		return errors.New("has a dot segment")
+	case strings.ContainsAny(s, "\\\x7f") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' }):
+		return errors.New("has a backslash or a control character")
+	}
+	return nil
+}
+
+// normalHost returns host in lower case without the scheme's default port.
+func normalHost(scheme, host string) string {
+	host = strings.ToLower(host)
+	switch scheme {
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return host
+}
+
+// sameHost compares u's host and port with a normal one, without allocating
+// in the usual case that they are equal as they stand.
+func sameHost(u *url.URL, scheme, host string) bool {
+	return u.Host == host || isASCII(u.Host) && normalHost(scheme, u.Host) == host
+}
+
+// sameFold reports whether s is the lower-case ASCII word t in any case.
+func sameFold(s, t string) bool {
+	return s == t || isASCII(s) && strings.EqualFold(s, t)
+}
+
+// isASCII keeps Unicode case folding out: U+212A KELVIN SIGN folds to "k".
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
