@@ -1,0 +1,152 @@
+package credential
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/scope"
+)
+
+// Lease is the record of one credential, as the inventory and events show it.
+// It holds no secret.
+type Lease struct {
+	// ID tells the lease from all others of the process.
+	ID uint64
+	// Task is the id of the outermost task; Step that of the innermost step,
+	// equal to Task where there is none.
+	Task, Step string
+	// Tenant, Purpose and Subject (its ID) are those of the task.
+	Tenant, Purpose, Subject string
+	// Workload is the SPIFFE ID of the running program, "" when not known.
+	Workload string
+	// Scope is what the credential reaches.
+	Scope scope.Any
+	// State says where in its life the credential is.
+	State LeaseState
+	// Issued is when it was asked for.
+	Issued time.Time
+	// Expires is when it dies by itself, by the issuer's word; zero when nobody
+	// knows.
+	Expires time.Time
+	// Acting says whether the token names the workload as the subject's actor.
+	Acting Acting
+}
+
+// LeaseState is where in its life a lease is.
+type LeaseState string
+
+// The states of a lease. One that is revoked or has expired leaves the ledger.
+const (
+	// LeasePending: the issuer was asked and has not answered.
+	LeasePending LeaseState = "pending"
+	// LeaseLive: the credential is in use.
+	LeaseLive LeaseState = "live"
+	// LeaseRevoking: the credential is not used any more; its revocation is
+	// under way.
+	LeaseRevoking LeaseState = "revoking"
+	// LeaseUnrevocable: the credential is not used any more, but its issuer
+	// cannot take it back. It lives until Expires.
+	LeaseUnrevocable LeaseState = "unrevocable"
+
+	leaseDoomed LeaseState = "doomed" // pending, and to be revoked when it comes
+	leaseGone   LeaseState = "gone"   // not in the ledger
+)
+
+// Acting says how a token that was issued for a subject names the workload.
+type Acting string
+
+const (
+	// ActingUnknown: there is no subject, or the token is opaque.
+	ActingUnknown Acting = ""
+	// ActingDelegate: the token has an "act" claim; whoever reads it sees subject
+	// and actor (RFC 8693 section 1.1, delegation).
+	ActingDelegate Acting = "delegation"
+	// ActingAsSubject: the token can be read and has no "act" claim; the workload
+	// cannot be told from the subject (RFC 8693 section 1.1, impersonation).
+	ActingAsSubject Acting = "impersonation"
+)
+
+// lease is one token and its life. What is not marked otherwise is written
+// before the lease goes live and not after.
+type lease struct {
+	facts  Lease // State, Issued, Expires and Acting are guarded by ledger.mu
+	task   *Task
+	key    key
+	ledger *Ledger
+	owner  *revoker
+	events *recorder
+	drop   func(*lease) // takes it out of the broker's cache
+
+	once    bool        // good for one call only, and never in the cache
+	header  secret.Text // what goes into the Authorization header
+	token   secret.Text
+	extra   secret.Text // a refresh token that nobody asked for
+	expires time.Time   // as facts.Expires
+	acting  Acting      // as facts.Acting
+	print   fingerprint
+	dies    instant      // when the token dies by itself; guarded by ledger.mu
+	until   instant      // no use from here on
+	fresh   atomic.Int64 // on the monotonic clock: time to refresh; 0 is never
+	touched atomic.Int64 // on the monotonic clock: when the cache was last told of a use
+
+	dead    atomic.Bool   // no new use
+	loose   atomic.Bool   // handed out: nobody knows who still uses it
+	uses    atomic.Uint64 // calls that carry it, and retiredBit
+	renewal atomic.Bool   // one refresh at a time
+
+	tried  chan struct{} // closed when its revocation was tried, or is not needed
+	settle func()        // closes tried, once
+}
+
+// retiredBit marks a lease that is to be revoked when its last call is over.
+const retiredBit = 1 << 63
+
+// usable reports whether a new call may carry the token at now.
+func (l *lease) usable(now instant) bool {
+	return !l.dead.Load() && !now.reached(l.until)
+}
+
+// acquire notes one more call that carries the token. It fails when the token
+// has been retired meanwhile.
+func (l *lease) acquire() bool {
+	for {
+		n := l.uses.Load()
+		if n&retiredBit != 0 || l.dead.Load() {
+			return false
+		}
+		next := n + 1
+		if l.once {
+			next |= retiredBit
+		}
+		if l.uses.CompareAndSwap(n, next) {
+			return true
+		}
+	}
+}
+
+// release notes that a call is over. The last one of a retired token has it
+// revoked.
+func (l *lease) release() {
+	if l.uses.Add(^uint64(0)) == retiredBit && !l.loose.Load() {
+		l.ledger.revoke(context.Background(), l)
+	}
+}
+
+// handOut notes that somebody outside the library holds the token: it stays
+// alive until its task ends, however often it is superseded.
+func (l *lease) handOut() bool {
+	if !l.loose.Load() {
+		l.loose.Store(true)
+	}
+	return l.uses.Load()&retiredBit == 0 && !l.dead.Load()
+}
+
+// retire gives the token no new uses, because it was superseded, evicted or
+// good for one call only, and has it revoked when no call carries it.
+func (l *lease) retire() {
+	if l.uses.Or(retiredBit) == 0 && !l.loose.Load() {
+		l.ledger.revoke(context.Background(), l)
+	}
+}

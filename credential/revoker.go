@@ -1,0 +1,199 @@
+package credential
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/taskcred/taskcred/identity/secret"
+)
+
+const (
+	revokeWorkers = 8                // at a time, for one issuer
+	revokeTimeout = 10 * time.Second // of one attempt
+	revokePause   = time.Second      // after the first failure; doubled for each further one
+	revokeMaxWait = time.Minute
+	unknownLife   = time.Hour // how long a token of unknown life is taken to live
+)
+
+// revoker revokes the tokens of one issuer in the background. There is one for
+// each broker, so that a slow server holds up nobody else's revocations. It
+// has no goroutine while there is nothing to do and one timer in all.
+type revoker struct {
+	revoke func(context.Context, secret.Text, TokenHint) error // nil: cannot
+
+	base context.Context // ends when the broker is closed
+	stop context.CancelFunc
+
+	mu      sync.Mutex // guards the fields below; no I/O under it
+	queue   revocations
+	workers int
+	timer   *time.Timer
+}
+
+// revocation is one token to be revoked.
+type revocation struct {
+	lease    *lease
+	ctx      context.Context // its values
+	due      time.Time
+	failures int
+}
+
+func newRevoker(issuer any) *revoker {
+	r := &revoker{}
+	if x, ok := issuer.(Revoker); ok {
+		r.revoke = x.Revoke
+	}
+	r.base, r.stop = context.WithCancel(context.Background())
+	return r
+}
+
+// add has the token of a lease revoked, as soon as a worker is free.
+func (r *revoker) add(ctx context.Context, l *lease) {
+	r.put(&revocation{lease: l, ctx: context.WithoutCancel(ctx), due: time.Now()})
+}
+
+func (r *revoker) put(v *revocation) {
+	if r.base.Err() != nil { // the broker is closed
+		r.abandon(v)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	heap.Push(&r.queue, v)
+	r.wake()
+}
+
+// wake starts a worker for what is due, or the timer for what will be. It is
+// called with mu held.
+func (r *revoker) wake() {
+	if r.base.Err() != nil || len(r.queue) == 0 || r.workers == revokeWorkers {
+		return
+	}
+	if wait := time.Until(r.queue[0].due); wait > 0 {
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+		r.timer = time.AfterFunc(wait, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.wake()
+		})
+		return
+	}
+	r.workers++
+	go r.work()
+}
+
+// work tries what is due until nothing is.
+func (r *revoker) work() {
+	for {
+		r.mu.Lock()
+		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
+			r.workers--
+			r.wake()
+			r.mu.Unlock()
+			return
+		}
+		v := heap.Pop(&r.queue).(*revocation)
+		r.wake() // the next one need not wait for this one
+		r.mu.Unlock()
+		r.try(v)
+	}
+}
+
+// try makes one attempt and decides what comes next.
+func (r *revoker) try(v *revocation) {
+	l := v.lease
+	f, ok := l.ledger.snapshot(l)
+	if !ok {
+		return
+	}
+	if l.ledger.expired(l, readClock()) {
+		l.ledger.expire(v.ctx, l)
+		return
+	}
+	err := r.attempt(v)
+	defer l.settle()
+	if err == nil {
+		l.ledger.close(l)
+		l.events.record(v.ctx, Event{Kind: EventRevoked, Lease: f})
+		return
+	}
+	e := issuerError(err, f.Scope.Name())
+	e.Reason = ErrUnrevoked
+	if r.revoke == nil || e.Code == "unsupported_token_type" {
+		// It stays in the inventory until it has died.
+		v.due = time.Now().Add(l.ledger.unrevocable(l))
+		r.put(v)
+		l.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+		return
+	}
+	if v.failures == 0 {
+		l.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+	}
+	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
+	pause += rand.N(pause/4 + 1)
+	v.failures++
+	v.due = time.Now().Add(max(pause, min(e.RetryAfter, unknownLife)))
+	r.put(v)
+}
+
+// attempt revokes the token and, where there is one, the refresh token that
+// came with it.
+func (r *revoker) attempt(v *revocation) (err error) {
+	if r.revoke == nil {
+		return errors.New("not a Revoker")
+	}
+	ctx, cancel := context.WithTimeout(v.ctx, revokeTimeout)
+	defer cancel()
+	defer context.AfterFunc(r.base, cancel)()
+	err = errors.New("panicked")
+	quietly(func() {
+		if err = r.revoke(ctx, v.lease.token, HintAccessToken); err == nil && !v.lease.extra.IsZero() {
+			err = r.revoke(ctx, v.lease.extra, HintRefreshToken)
+		}
+	})
+	return err
+}
+
+// close stops the revoker. What it has not done is left undone and said so.
+func (r *revoker) close() {
+	r.stop()
+	r.mu.Lock()
+	left := r.queue
+	r.queue = nil
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.mu.Unlock()
+	for _, v := range left {
+		r.abandon(v)
+	}
+}
+
+// abandon gives a token up that nobody will revoke any more.
+func (r *revoker) abandon(v *revocation) {
+	if f, ok := v.lease.ledger.snapshot(v.lease); ok {
+		v.lease.ledger.close(v.lease)
+		v.lease.events.failed(v.ctx, EventRevokeFailed, f, &Error{Reason: ErrClosed}, nil)
+	}
+}
+
+// revocations is a heap by due time.
+type revocations []*revocation
+
+func (q revocations) Len() int           { return len(q) }
+func (q revocations) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q revocations) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *revocations) Push(x any)        { *q = append(*q, x.(*revocation)) }
+func (q *revocations) Pop() any {
+	old := *q
+	n := len(old) - 1
+	v := old[n]
+	old[n], *q = nil, old[:n]
+	return v
+}

@@ -1,0 +1,269 @@
+package credential
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/scope"
+)
+
+// TaskOptions describes a task or, when [StartTask] is called under one, a
+// step. The zero value is a task of nobody in particular that lasts 15 minutes
+// and may use whatever the policy allows.
+type TaskOptions struct {
+	// ID names the task to policies and in events; it may carry an A2A TaskID or
+	// an ADK InvocationID. Empty: a random one. It need not be unique: nothing is
+	// shared between two tasks of the same ID.
+	ID string
+
+	// Tenant is for whom the task runs. In a step: empty inherits, and a tenant
+	// that differs is an error.
+	Tenant string
+
+	// Purpose says what for, to policies and in events. In a step: empty
+	// inherits.
+	Purpose string
+
+	// Subject is the user on whose behalf the task runs. Zero: none. In a step:
+	// zero inherits, and a subject that differs is an error.
+	Subject identity.Subject
+
+	// Timeout is how long the task may last; then it ends by itself. Zero means
+	// 15 minutes. A step also ends when its parent does.
+	Timeout time.Duration
+
+	// EndTimeout bounds how long End waits for revocations. Zero means 2 seconds.
+	EndTimeout time.Duration
+
+	// Only lists what the task may use. Nil: whatever the policy allows. In a
+	// step each must be included by one of the parent's ([scope.Any.Includes]),
+	// and nil inherits. Empty but not nil: nothing.
+	Only []scope.Any
+
+	// MaxLeases bounds how many credentials of the task may be alive at a time,
+	// those of its steps not counted. Zero means 256.
+	MaxLeases int
+}
+
+const (
+	defaultTaskTimeout = 15 * time.Minute
+	defaultEndTimeout  = 2 * time.Second
+	defaultMaxLeases   = 256
+)
+
+// Task is one unit of an agent's work. It rides in the context; credentials
+// are minted for it, are bounded by it and end with it. It is safe for
+// concurrent use.
+type Task struct {
+	options TaskOptions
+	root    *Task // of a step: the outermost task; of a task: itself
+	parent  *Task // nil for a task
+	depth   int   // 0 for a task
+	until   instant
+	ctx     context.Context // of the task's life: cancelled by End, deadline and parent
+	cancel  context.CancelFunc
+	stop    func() bool // keeps the task from ending itself
+	ended   chan struct{}
+	endErr  error // set before ended is closed
+
+	mu      sync.Mutex // guards the fields below; no I/O, nobody else's code under it
+	closed  bool       // no more leases, no more steps
+	leases  int        // alive or about to be
+	steps   map[*Task]struct{}
+	ledgers []*Ledger // of a root: those that hold leases of it or its steps
+}
+
+type taskKey struct{}
+
+// TaskFrom returns the innermost task or step that ctx carries, nil when there
+// is none.
+func TaskFrom(ctx context.Context) *Task {
+	t, _ := ctx.Value(taskKey{}).(*Task)
+	return t
+}
+
+// StartTask starts a task and returns a context that carries it. Where ctx
+// carries one already, it starts a step: a task inside a task that inherits,
+// may only narrow, and ends with its parent.
+//
+// The task ends when [Task.End] is called, when its Timeout has passed or when
+// ctx is cancelled, whichever comes first; the context returned ends with it.
+// Call End in any case, with defer: only it waits for revocation and says what
+// was left.
+//
+// An error matches [ErrInvalid] or, under a task that has ended,
+// [ErrTaskEnded]; nothing was started then.
+func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, error) {
+	parent := TaskFrom(ctx)
+	now := time.Now()
+	o, err := o.resolve(parent, now)
+	if err != nil {
+		return ctx, nil, err
+	}
+	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t.root, t.until = t, at(now).add(o.Timeout)
+	if parent != nil {
+		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
+	}
+	t.ctx, t.cancel = context.WithTimeout(ctx, o.Timeout)
+	t.stop = context.AfterFunc(t.ctx, func() { t.finish(context.WithoutCancel(ctx)) })
+	if parent != nil && !parent.adopt(t) {
+		t.stop()
+		t.cancel()
+		return ctx, nil, &Error{Reason: ErrTaskEnded}
+	}
+	return context.WithValue(t.ctx, taskKey{}, t), t, nil
+}
+
+// resolve checks o and fills in what is inherited and what zero means.
+func (o TaskOptions) resolve(parent *Task, now time.Time) (TaskOptions, error) {
+	fail := func(field, format string, args ...any) (TaskOptions, error) {
+		return o, &Error{Reason: ErrInvalid, Detail: "TaskOptions." + field + " " + fmt.Sprintf(format, args...)}
+	}
+	for _, f := range [...]struct{ name, value string }{{"ID", o.ID}, {"Tenant", o.Tenant}, {"Purpose", o.Purpose}} {
+		if strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(f.value) > 1024 {
+			return fail(f.name, "holds a control character or is longer than 1024 bytes")
+		}
+	}
+	if err := o.Subject.Validate(now); err != nil {
+		return fail("Subject", "is not usable: %v", err)
+	}
+	switch {
+	case o.Timeout < 0:
+		return fail("Timeout", "is %v; use a positive duration, or 0 for %v", o.Timeout, defaultTaskTimeout)
+	case o.EndTimeout < 0:
+		return fail("EndTimeout", "is %v; use a positive duration, or 0 for %v", o.EndTimeout, defaultEndTimeout)
+	case o.MaxLeases < 0:
+		return fail("MaxLeases", "is %d; use a positive number, or 0 for %d", o.MaxLeases, defaultMaxLeases)
+	case slices.ContainsFunc(o.Only, scope.Any.IsZero):
+		return fail("Only", "holds the zero scope")
+	}
+	if o.ID == "" {
+		o.ID = rand.Text()
+	}
+	if o.Timeout == 0 {
+		o.Timeout = defaultTaskTimeout
+	}
+	if o.EndTimeout == 0 {
+		o.EndTimeout = defaultEndTimeout
+	}
+	if o.MaxLeases == 0 {
+		o.MaxLeases = defaultMaxLeases
+	}
+	o.Only = slices.Clone(o.Only)
+	if parent == nil {
+		return o, nil
+	}
+
+	p := parent.options
+	if o.Tenant == "" {
+		o.Tenant = p.Tenant
+	}
+	if o.Purpose == "" {
+		o.Purpose = p.Purpose
+	}
+	if o.Subject.IsZero() {
+		o.Subject = p.Subject
+	}
+	switch {
+	case o.Tenant != p.Tenant:
+		return fail("Tenant", "%q is not the parent's %q; start another task for another tenant", o.Tenant, p.Tenant)
+	case !o.Subject.Equal(p.Subject):
+		return fail("Subject", "is not the parent's; start another task for another subject")
+	case o.Only == nil:
+		o.Only = p.Only
+	case p.Only != nil:
+		for _, s := range o.Only {
+			if !parent.permits(s) {
+				return fail("Only", "holds %s, which the parent's does not include", s)
+			}
+		}
+	}
+	return o, nil
+}
+
+// ID returns the id of the task, which is random where TaskOptions gave none.
+func (t *Task) ID() string { return t.options.ID }
+
+// Deadline returns when the task ends by itself.
+func (t *Task) Deadline() time.Time { return t.until.time() }
+
+// String returns the id, so that a context that is printed shows no more.
+func (t *Task) String() string { return "task " + t.options.ID }
+
+// permits reports whether s is among the task's Only.
+func (t *Task) permits(s scope.Any) bool {
+	if t.options.Only == nil {
+		return true
+	}
+	for _, o := range t.options.Only {
+		if o == s || o.Includes(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// over reports whether the task has ended, by End, its context or either clock.
+func (t *Task) over(now instant) bool {
+	return t.ctx.Err() != nil || now.reached(t.until)
+}
+
+// adopt makes child a step of t, unless t has ended.
+func (t *Task) adopt(child *Task) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	if t.steps == nil {
+		t.steps = map[*Task]struct{}{}
+	}
+	t.steps[child] = struct{}{}
+	return true
+}
+
+// claim makes room for one more lease, in l, of t. It fails when t has ended
+// or holds as many as it may.
+func (t *Task) claim(l *Ledger) *Error {
+	t.root.note(l)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return &Error{Reason: ErrTaskEnded}
+	case t.leases >= t.options.MaxLeases:
+		return &Error{Reason: ErrLimit, Detail: fmt.Sprintf("the task holds %d; see TaskOptions.MaxLeases", t.leases)}
+	}
+	t.leases++
+	return nil
+}
+
+// note remembers that l may hold leases of root.
+func (root *Task) note(l *Ledger) {
+	root.mu.Lock()
+	defer root.mu.Unlock()
+	if !slices.Contains(root.ledgers, l) {
+		root.ledgers = append(root.ledgers, l)
+	}
+}
+
+// release takes back one claim.
+func (t *Task) release() {
+	t.mu.Lock()
+	t.leases--
+	t.mu.Unlock()
+}
+
+// isClosed reports whether End has begun.
+func (t *Task) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}

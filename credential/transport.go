@@ -1,0 +1,275 @@
+package credential
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+// TransportOptions configures a [Transport]. The zero value is that of
+// [Broker.Client].
+type TransportOptions struct {
+	// Task binds the transport to one task, for callers that lose the context on
+	// the way. Nil: the task is that of each request's context. Where a request
+	// carries another task than this one, it fails.
+	Task *Task
+
+	// ReplayUnsafe also repeats a request with an unsafe method, such as POST,
+	// when the first was answered 401 and the body can be had again (GetBody).
+	// Only for endpoints that are known to do nothing before they check the
+	// credential. False: such a 401 is returned to the caller.
+	ReplayUnsafe bool
+}
+
+// Transport is an [http.RoundTripper] that gives each request the credential
+// of one scope, and refuses requests that the scope does not cover. Made once
+// and shared, it is safe for concurrent use; the task rides in each request's
+// context.
+//
+// Refusals come before policy and issuer see anything, on every hop of a
+// redirect, and match [ErrOutOfScope]. The request's body is closed in every
+// case. The response belongs to the caller's request and shows no secret.
+//
+// It serves other protocols without importing them: it has the methods of
+// gRPC's credentials.PerRPCCredentials and the Token func that some clients take.
+type Transport[S scope.Scope] struct {
+	broker *Broker[S]
+	scope  S
+	task   *Task
+	unsafe bool
+}
+
+var _ http.RoundTripper = (*Transport[scope.Tool])(nil)
+
+// Transport returns a transport for scope s. Nil options are ready for use.
+func (b *Broker[S]) Transport(s S, o *TransportOptions) *Transport[S] {
+	if o == nil {
+		o = &TransportOptions{}
+	}
+	return &Transport[S]{broker: b, scope: s, task: o.Task, unsafe: o.ReplayUnsafe}
+}
+
+// Client returns an http.Client for scope s, to be made once and shared: the
+// task rides in each request's context. It follows redirects within the scope
+// and no others.
+func (b *Broker[S]) Client(s S) *http.Client { return b.Transport(s, nil).Client() }
+
+// Client returns an http.Client over t.
+func (t *Transport[S]) Client() *http.Client { return &http.Client{Transport: t} }
+
+// RoundTrip sends one request with the scope's credential.
+//
+// A 401 drops the credential that was sent. The request is then repeated once
+// with a fresh one if its method is safe (RFC 9110 section 9.2.1) and its body
+// can be had again; otherwise the 401 is the response. A 403 that asks for more
+// permissions (RFC 6750 section 3.1) is an error that matches
+// [ErrInsufficientScope]. Other errors are those of [Broker.Credential] and of
+// the base transport.
+func (t *Transport[S]) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.once(req, req.Body)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || !t.replayable(req) {
+		return resp, err
+	}
+	body, err := again(req)
+	if err != nil {
+		return resp, nil // the body cannot be had again: the 401 is the answer
+	}
+	discard(resp)
+	return t.once(req, body)
+}
+
+// once makes one attempt: check, obtain, attach, send, look at the answer.
+func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Response, error) {
+	l, err := t.admit(req)
+	if err != nil {
+		if body != nil {
+			_ = body.Close()
+		}
+		return nil, err
+	}
+	resp, err := t.send(req, body, l)
+	if err != nil {
+		if l.task.over(readClock()) {
+			err = &Error{Reason: ErrTaskEnded, Scope: t.scope.Name()}
+		}
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+		t.broker.reject(l)
+	case resp.StatusCode == http.StatusForbidden && wantsMore(resp.Header):
+		t.broker.accept(l)
+		discard(resp)
+		return nil, &Error{Reason: ErrInsufficientScope, Scope: t.scope.Name(), Host: hostWord(req.URL.Host)}
+	default:
+		t.broker.accept(l)
+	}
+	return resp, nil
+}
+
+// admit checks a request against the scope, twice where the policy narrows,
+// and returns an acquired lease for it.
+func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
+	ctx, b := req.Context(), t.broker
+	if err := t.covers(t.scope, req); err != nil {
+		b.deny(ctx, TaskFrom(ctx), t.scope, err, nil)
+		return nil, err
+	}
+	call := policy.Call{Method: method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
+	l, granted, err := b.obtain(ctx, t.task, t.scope, call)
+	if err != nil {
+		return nil, err
+	}
+	if granted != t.scope {
+		if err := t.covers(granted, req); err != nil {
+			l.release()
+			b.deny(ctx, l.task, granted, err, nil)
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (t *Transport[S]) covers(s S, req *http.Request) error {
+	err := s.Covers(method(req), req.URL)
+	switch {
+	case err != nil:
+		return &Error{Reason: ErrOutOfScope, Scope: s.Name(), Detail: err.Error()}
+	case req.Host != "" && req.Host != req.URL.Host:
+		// net/http sends req.Host: behind one address it would reach another tenant.
+		return &Error{Reason: ErrOutOfScope, Scope: s.Name(), Detail: "Request.Host is not the host of the URL"}
+	}
+	return nil
+}
+
+func method(req *http.Request) string { return or(req.Method, http.MethodGet) }
+
+// send attaches the credential to a copy of the request, which ends with the
+// task as well as with its own context, until the response's body is closed.
+func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*http.Response, error) {
+	ctx := req.Context()
+	u := &use{lease: l}
+	// A request under the task's own context ends with it anyway.
+	if ctx.Done() != l.task.ctx.Done() {
+		ctx, u.cancel = context.WithCancel(ctx)
+		u.stop = context.AfterFunc(l.task.ctx, u.cancel)
+	}
+	out := req.WithContext(shield(ctx))
+	out.Body = body
+	out.Header = withCredential(req.Header, secret.Reveal(l.header))
+	resp, err := t.broker.base.RoundTrip(out)
+	if err != nil {
+		u.end()
+		return nil, err
+	}
+	resp.Request = req // the caller's, without our header
+	resp.Body = u.until(resp.Body)
+	return resp, nil
+}
+
+// replayable reports whether a request may be sent a second time.
+func (t *Transport[S]) replayable(req *http.Request) bool {
+	switch method(req) {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+	default:
+		if !t.unsafe {
+			return false
+		}
+	}
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// again returns a request's body from its beginning.
+func again(req *http.Request) (io.ReadCloser, error) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return req.Body, nil
+	}
+	return req.GetBody()
+}
+
+// discard reads a little of a response that nobody wants, so that its
+// connection can be used again, and closes it.
+func discard(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+	_ = resp.Body.Close()
+}
+
+// Token returns the text of a credential, for clients that take a func of this
+// form. It leaves the pin behind, see [Credential.Secret]. It has no cache of its
+// own: whoever calls it must call it for every use. Errors are those of
+// [Broker.Credential].
+func (t *Transport[S]) Token(ctx context.Context) (string, error) {
+	if t.scope.Any().SingleUse() {
+		return "", &Error{Reason: ErrNotPortable, Scope: t.scope.Name()}
+	}
+	return t.text(ctx, policy.Call{})
+}
+
+func (t *Transport[S]) text(ctx context.Context, call policy.Call) (string, error) {
+	for {
+		l, _, err := t.broker.obtain(ctx, t.task, t.scope, call)
+		if err != nil {
+			return "", err
+		}
+		handed := l.handOut()
+		l.release()
+		if handed {
+			return secret.Reveal(l.token), nil
+		}
+	}
+}
+
+// GetRequestMetadata returns the authorization metadata for a gRPC call, whose
+// URI must be covered by the scope as a POST. With [Transport.RequireTransportSecurity]
+// it makes t a credentials.PerRPCCredentials. Errors are those of
+// [Broker.Credential].
+func (t *Transport[S]) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
+	fail := func(r Reason, detail string) (map[string]string, error) {
+		return nil, &Error{Reason: r, Scope: t.scope.Name(), Detail: detail}
+	}
+	if t.scope.Any().SingleUse() {
+		return fail(ErrNotPortable, "")
+	}
+	if len(uri) != 1 {
+		return fail(ErrOutOfScope, "a gRPC call must name one URI")
+	}
+	u, err := url.Parse(uri[0])
+	if err != nil {
+		return fail(ErrOutOfScope, "the URI of the gRPC call is not a URL")
+	}
+	if err := t.scope.Covers(http.MethodPost, u); err != nil {
+		return fail(ErrOutOfScope, err.Error())
+	}
+	token, err := t.text(ctx, policy.Call{Method: http.MethodPost, Host: u.Host, Path: u.EscapedPath()})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+// RequireTransportSecurity returns true: gRPC refuses to send the credential in
+// clear.
+func (t *Transport[S]) RequireTransportSecurity() bool { return true }
+
+// newBase returns the transport of a broker's own. It is not made from
+// http.DefaultTransport, which somebody may have changed: no proxy from the
+// environment, which a repository's .env file could set, and room for the
+// bursts of agents.
+func newBase() *http.Transport {
+	return &http.Transport{
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+}

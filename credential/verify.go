@@ -1,0 +1,188 @@
+package credential
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/scope"
+)
+
+const (
+	maxToken = 16 << 10    // bytes; model vendors take no more either
+	maxSkew  = time.Minute // how far in the future a server's clock may put "nbf"
+	maxLife  = 10 * 365 * 24 * time.Hour
+)
+
+// verdict is what a token response turned out to be worth.
+type verdict struct {
+	life   time.Duration // from when the request was sent; 0 is unknown
+	acting Acting
+}
+
+// verify compares what the issuer answered with what it was asked for. An
+// issuer is free to say less than was asked or nothing at all; that it said
+// something else is a refusal. The error names what was found only where that
+// cannot be a secret.
+func verify(s scope.Any, subject identity.Subject, r TokenResponse, now instant) (verdict, *Error) {
+	var v verdict
+	refuse := func(code, format string, args ...any) (verdict, *Error) {
+		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
+	}
+	token := secret.Reveal(r.AccessToken)
+	if !strings.EqualFold(r.TokenType, "Bearer") { // RFC 6749 section 5.1: case does not matter
+		return refuse("token_type", "the token is not a Bearer token")
+	}
+	switch r.IssuedTokenType {
+	case "", identity.AccessToken, identity.JWT:
+	default:
+		return refuse("issued_token_type", "the token is not an access token")
+	}
+	if r.Scope != nil {
+		if found := compare(s, *r.Scope); found != "" {
+			return refuse("scope", "the permissions granted are %s", found)
+		}
+	}
+	if d := s.Details(); d != "" && !scope.SameDetails(d, r.Details) {
+		return refuse("authorization_details", "those granted are not those asked for (RFC 9396 section 7)")
+	}
+	if s.Details() == "" && r.Details != "" && !scope.SameDetails("[]", r.Details) {
+		return refuse("authorization_details", "some were granted and none was asked for")
+	}
+	if r.ExpiresIn != nil {
+		if *r.ExpiresIn <= 0 {
+			return refuse("expires_in", "the lifetime is zero or negative")
+		}
+		v.life = min(*r.ExpiresIn, maxLife)
+	}
+	claims, isJWT, err := peek(token)
+	switch {
+	case err != nil || r.IssuedTokenType == identity.JWT && !isJWT:
+		return refuse("jwt", "the token is a JWT that cannot be read")
+	case isJWT:
+		return claims.verify(s, subject, v, r.Sent, now)
+	}
+	return v, nil
+}
+
+// compare says in what way granted is not what s asks for, "" when it is.
+func compare(s scope.Any, granted string) string {
+	wanted := strings.Fields(s.Permissions())
+	given := strings.Split(granted, " ")
+	if granted == "" {
+		given = nil
+	}
+	for _, g := range given {
+		if !slices.Contains(wanted, g) {
+			return "others or more than were asked for"
+		}
+	}
+	for _, w := range wanted {
+		if !slices.Contains(given, w) && !s.AcceptNarrower() {
+			return "fewer than were asked for; see Spec.AcceptNarrower"
+		}
+	}
+	return ""
+}
+
+// usableToken reports whether a token may go into a header and stands for
+// itself there: visible ASCII without what separates header values.
+// RFC 6750 section 2.1 allows less; some servers use more of it.
+func usableToken(token string) bool {
+	return token != "" && len(token) <= maxToken && !strings.ContainsFunc(token, func(r rune) bool {
+		return r <= ' ' || r > '~' || r == '"' || r == ',' || r == '\\'
+	})
+}
+
+// claims is what we read of a token that happens to be a JWT. It came from the
+// issuer over TLS, and who is to accept it checks the signature; we look for
+// what would make it another token than the one asked for.
+type claims struct {
+	Expiry    *jwt.NumericDate `json:"exp"`
+	NotBefore *jwt.NumericDate `json:"nbf"`
+	Audience  jwt.Audience     `json:"aud"`
+	Scope     *string          `json:"scope"`
+	Act       map[string]any   `json:"act"`
+	Cnf       map[string]any   `json:"cnf"`
+}
+
+// signatures lists every algorithm a token may claim; "none" is not one.
+var signatures = []jose.SignatureAlgorithm{
+	jose.EdDSA, jose.ES256, jose.ES384, jose.ES512, jose.RS256, jose.RS384, jose.RS512,
+	jose.PS256, jose.PS384, jose.PS512, jose.HS256, jose.HS384, jose.HS512,
+}
+
+// peek reads the claims of a token, without its signature. A token that is not
+// a JWT is opaque; one that is and has no readable claims is an error. go-jose
+// takes member names exactly as they are and refuses repeated ones.
+func peek(token string) (c claims, isJWT bool, err error) {
+	if strings.Count(token, ".") != 2 {
+		return c, false, nil
+	}
+	t, err := jwt.ParseSigned(token, signatures)
+	if err != nil {
+		return c, false, nil
+	}
+	return c, true, t.UnsafeClaimsWithoutVerification(&c)
+}
+
+func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent time.Time, now instant) (verdict, *Error) {
+	refuse := func(code, format string, args ...any) (verdict, *Error) {
+		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
+	}
+	want := []string{s.Audience()}
+	if want[0] == "" {
+		want = []string{s.Endpoint(), s.Origin(), s.Origin() + "/"}
+	}
+	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {
+		return refuse("aud", "the token is for %s and must be for %s alone; see Spec.Audience", shown(c.Audience, subject), want[0])
+	}
+	if c.Cnf != nil {
+		return refuse("cnf", "the token is bound to a key, and no binding was asked for")
+	}
+	if c.NotBefore != nil && c.NotBefore.Time().UnixNano() > now.wall+int64(maxSkew) {
+		return refuse("nbf", "the token is not valid yet")
+	}
+	if c.Scope != nil {
+		if found := compare(s, *c.Scope); found != "" {
+			return refuse("scope", "the permissions in the token are %s", found)
+		}
+	}
+	if c.Expiry != nil {
+		life := c.Expiry.Time().Sub(sent.Round(0))
+		if life <= 0 {
+			return refuse("exp", "the token has expired")
+		}
+		if v.life == 0 || life < v.life {
+			v.life = life
+		}
+	}
+	if !subject.IsZero() {
+		v.acting = ActingAsSubject
+		if c.Act != nil {
+			v.acting = ActingDelegate
+		}
+	}
+	return v, nil
+}
+
+// shown lists audiences for an error, as far as they look like names and not
+// like something that a server wants us to print.
+func shown(audience []string, subject identity.Subject) string {
+	if len(audience) == 0 {
+		return "no audience"
+	}
+	odd := func(r rune) bool { return !isAlnum(r) && !strings.ContainsRune("._:/-", r) }
+	for _, a := range audience {
+		if len(a) > 100 || strings.ContainsFunc(a, odd) || strings.Contains(secret.Reveal(subject.Token), a) {
+			return "an audience that cannot be shown"
+		}
+	}
+	return strings.Join(audience, " and ")
+}
