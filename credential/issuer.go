@@ -104,7 +104,9 @@ type TokenResponse struct {
 	// Details are the authorization_details granted (RFC 9396 section 7), as
 	// JSON; "" when the issuer did not say.
 	Details string
-	// RefreshToken is one that nobody asked for. It is revoked and never kept.
+	// RefreshToken is one that nobody asked for. It is never used and revoked
+	// together with the access token; not before, because servers are told to
+	// invalidate the access tokens of a grant with it (RFC 7009 section 2.1).
 	RefreshToken secret.Text
 	// Presented are the tokens that went out with the request: assertion,
 	// subject and actor token. An answer equal to one of them is refused and is

@@ -27,25 +27,25 @@ func (b *Broker[S]) mint(ctx context.Context, t *Task, s S, k key, kind EventKin
 			b.ledger.close(l)
 		}
 	}()
-	sent := time.Now()
+	began, sent := time.Now(), readClock()
 	r, err := b.issue(ctx, b.request(t, s))
 	settled = true
 	// Sent is the issuer's word on our own clock: believed within what we saw.
-	if r.Sent.Before(sent) || r.Sent.After(time.Now()) {
-		r.Sent = sent
+	if after := r.Sent.Sub(began); after > 0 && after <= time.Since(began) {
+		sent = sent.add(after)
 	}
 	var refused *Error
 	var v verdict
 	if err != nil {
 		refused = issuerError(err, s.Name())
 	} else {
-		v, refused = verify(s.Any(), b.subject(t, s), r, readClock())
+		v, refused = verify(s.Any(), b.subject(t, s), r, sent)
 	}
 	if !r.AccessToken.IsZero() && !b.ours(l, r, t) {
 		b.ledger.close(l)
 		return nil, b.refuse(ctx, l, refused, "foreign_token", "the answer is a token that was presented or is in use elsewhere")
 	}
-	dies := l.fill(r, v, alone)
+	dies := l.fill(r, v, sent, alone)
 	switch {
 	case r.AccessToken.IsZero():
 		b.ledger.close(l)
@@ -159,8 +159,7 @@ func (b *Broker[S]) refuse(ctx context.Context, l *lease, err *Error, code, deta
 
 // fill writes what is known of the token into the lease and returns when the
 // token dies.
-func (l *lease) fill(r TokenResponse, v verdict, alone bool) (dies instant) {
-	sent := at(r.Sent)
+func (l *lease) fill(r TokenResponse, v verdict, sent instant, alone bool) (dies instant) {
 	l.token, l.extra = r.AccessToken, r.RefreshToken
 	l.header = secret.New("Bearer " + secret.Reveal(r.AccessToken))
 	l.acting = v.acting

@@ -30,7 +30,7 @@ type verdict struct {
 // issuer is free to say less than was asked or nothing at all; that it said
 // something else is a refusal. The error names what was found only where that
 // cannot be a secret.
-func verify(s scope.Any, subject identity.Subject, r TokenResponse, now instant) (verdict, *Error) {
+func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant) (verdict, *Error) {
 	var v verdict
 	refuse := func(code, format string, args ...any) (verdict, *Error) {
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
@@ -66,7 +66,7 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, now instant)
 	case err != nil || r.IssuedTokenType == identity.JWT && !isJWT:
 		return refuse("jwt", "the token is a JWT that cannot be read")
 	case isJWT:
-		return claims.verify(s, subject, v, r.Sent, now)
+		return claims.verify(s, subject, v, sent)
 	}
 	return v, nil
 }
@@ -132,7 +132,7 @@ func peek(token string) (c claims, isJWT bool, err error) {
 	return c, true, t.UnsafeClaimsWithoutVerification(&c)
 }
 
-func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent time.Time, now instant) (verdict, *Error) {
+func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent instant) (verdict, *Error) {
 	refuse := func(code, format string, args ...any) (verdict, *Error) {
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
 	}
@@ -146,7 +146,7 @@ func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent ti
 	if c.Cnf != nil {
 		return refuse("cnf", "the token is bound to a key, and no binding was asked for")
 	}
-	if c.NotBefore != nil && c.NotBefore.Time().UnixNano() > now.wall+int64(maxSkew) {
+	if c.NotBefore != nil && c.NotBefore.Time().UnixNano() > sent.wall+int64(maxSkew) {
 		return refuse("nbf", "the token is not valid yet")
 	}
 	if c.Scope != nil {
@@ -155,7 +155,7 @@ func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent ti
 		}
 	}
 	if c.Expiry != nil {
-		life := c.Expiry.Time().Sub(sent.Round(0))
+		life := c.Expiry.Time().Sub(sent.time())
 		if life <= 0 {
 			return refuse("exp", "the token has expired")
 		}

@@ -1,0 +1,241 @@
+package credential_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+// tool makes a scope at https://NAME.test/v1.
+func tool(t testing.TB, name string, change ...func(*scope.Spec)) scope.Tool {
+	t.Helper()
+	spec := scope.Spec{
+		Name: name, Endpoint: "https://" + name + ".test/v1",
+		Methods: []string{"GET", "POST"}, Permissions: []string{"use"},
+	}
+	for _, c := range change {
+		c(&spec)
+	}
+	s, err := scope.NewTool(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// mint is an issuer in memory that counts what it is asked and revokes what it
+// gave. Its answers live for ttl unless answer changes them.
+type mint struct {
+	ttl    time.Duration
+	answer func(credential.TokenRequest[scope.Tool], *credential.TokenResponse) error
+	before func(context.Context) error                    // called first, outside the lock
+	revoke func(context.Context, string) error            // called before a revocation counts
+	mu     sync.Mutex                                     // guards the fields below
+	asked  []credential.TokenRequest[scope.Tool]          // every Issue
+	given  []string                                       // every token
+	taken  map[string]int                                 // every revocation that counted
+	tries  int                                            // every Revoke
+	order  []string                                       // of revocations
+	owner  map[string]credential.TokenRequest[scope.Tool] // who a token was given to
+}
+
+func (m *mint) Issue(ctx context.Context, r credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
+	m.mu.Lock()
+	m.asked = append(m.asked, r)
+	m.mu.Unlock()
+	if m.before != nil {
+		if err := m.before(ctx); err != nil {
+			return credential.TokenResponse{}, err
+		}
+	}
+	token := rand.Text()
+	resp := credential.TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer", IssuedTokenType: identity.AccessToken}
+	if m.ttl != 0 {
+		resp.ExpiresIn = new(m.ttl)
+	}
+	var err error
+	if m.answer != nil {
+		err = m.answer(r, &resp)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if text := secret.Reveal(resp.AccessToken); text != "" {
+		m.given = append(m.given, text)
+		if m.owner == nil {
+			m.owner = map[string]credential.TokenRequest[scope.Tool]{}
+		}
+		m.owner[text] = r
+	}
+	return resp, err
+}
+
+func (m *mint) Revoke(ctx context.Context, t secret.Text, _ credential.TokenHint) error {
+	m.mu.Lock()
+	m.tries++
+	m.mu.Unlock()
+	text := secret.Reveal(t)
+	if m.revoke != nil {
+		if err := m.revoke(ctx, text); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.taken == nil {
+		m.taken = map[string]int{}
+	}
+	m.taken[text]++
+	m.order = append(m.order, text)
+	return nil
+}
+
+func (m *mint) issues() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.asked)
+}
+
+// alive returns the tokens that were given and not revoked.
+func (m *mint) alive() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, g := range m.given {
+		if m.taken[g] == 0 {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func newBroker(t testing.TB, issuer credential.Issuer[scope.Tool], change ...func(*credential.BrokerOptions)) *credential.Broker[scope.Tool] {
+	t.Helper()
+	o := credential.BrokerOptions{Policy: policy.AllowAll(), Base: &wire{}}
+	for _, c := range change {
+		c(&o)
+	}
+	b, err := credential.NewBroker(issuer, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func startTask(t testing.TB, o credential.TaskOptions) (context.Context, *credential.Task) {
+	t.Helper()
+	ctx, task, err := credential.StartTask(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = task.End(context.Background()) })
+	return ctx, task
+}
+
+// wire is a base transport in memory. It keeps what would have been sent and
+// answers 200 unless answer says otherwise.
+type wire struct {
+	answer func(*http.Request) *http.Response
+	mu     sync.Mutex // guards sent
+	sent   []*http.Request
+}
+
+func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	var body []byte
+	if r.Body != nil {
+		body, _ = io.ReadAll(r.Body)
+		_ = r.Body.Close()
+	}
+	w.mu.Lock()
+	w.sent = append(w.sent, r)
+	w.mu.Unlock()
+	resp := respond(200, string(body))
+	if w.answer != nil {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		resp = w.answer(r)
+	}
+	resp.Request = r
+	return resp, nil
+}
+
+func (w *wire) requests() []*http.Request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]*http.Request(nil), w.sent...)
+}
+
+func respond(status int, body string, header ...string) *http.Response {
+	h := http.Header{}
+	for i := 0; i < len(header); i += 2 {
+		h.Set(header[i], header[i+1])
+	}
+	return &http.Response{
+		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: h, Body: io.NopCloser(strings.NewReader(body)),
+	}
+}
+
+func request(t testing.TB, ctx context.Context, method, url string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// reveal returns the text of a credential.
+func reveal(t testing.TB, c credential.Credential[scope.Tool]) string {
+	t.Helper()
+	s, err := c.Secret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret.Reveal(s)
+}
+
+// eventually polls until ok, for what happens in the background.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// goroutinesReturn fails the test unless it leaves as many goroutines as it
+// found.
+func goroutinesReturn(t *testing.T) {
+	t.Helper()
+	before := runtime.NumGoroutine()
+	t.Cleanup(func() {
+		for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				buf := make([]byte, 1<<16)
+				t.Fatalf("%d goroutines before, %d after:\n%s", before, runtime.NumGoroutine(), buf[:runtime.Stack(buf, true)])
+			}
+		}
+	})
+}
+
+// roundTripper makes a base transport of a func that fails.
+type roundTripper func(*http.Request) error
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return nil, f(r) }
