@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -280,7 +279,14 @@ func hasWord(list, word string) bool {
 }
 
 func hasWords(list, words string) bool {
-	return !slices.ContainsFunc(strings.Fields(words), func(w string) bool { return !hasWord(list, w) })
+	for words != "" {
+		var first string
+		first, words, _ = strings.Cut(words, " ")
+		if !hasWord(list, first) {
+			return false
+		}
+	}
+	return true
 }
 
 // clip bounds what an error repeats of a caller's input.

@@ -214,35 +214,43 @@ func redactUser(s string) string {
 	return s
 }
 
-// canonicalDetails returns a JSON array of authorization details with sorted
-// members and without white space.
+// canonicalDetails returns a JSON array of authorization details in canonical
+// form, "" for "".
 func canonicalDetails(s string) (string, error) {
 	if s == "" {
 		return "", nil
 	}
-	want := errors.New(`is not a JSON array of objects, each with a "type" (RFC 9396 section 2)`)
+	c, err := canonical(s)
+	if err == nil && c == "[]" {
+		err = errDetails
+	}
+	return c, err
+}
+
+var errDetails = errors.New(`is not a JSON array of objects, each with a "type" (RFC 9396 section 2)`)
+
+// canonical returns a JSON array of authorization details with sorted members
+// and without white space.
+func canonical(s string) (string, error) {
 	if err := checkMembers(s); err != nil {
 		return "", err
 	}
 	d := json.NewDecoder(strings.NewReader(s))
 	d.UseNumber()
 	var list []map[string]any
-	if err := d.Decode(&list); err != nil {
-		return "", want
+	if err := d.Decode(&list); err != nil || list == nil {
+		return "", errDetails
 	}
 	for _, o := range list {
 		if t, ok := o["type"].(string); !ok || t == "" {
-			return "", want
+			return "", errDetails
 		}
-	}
-	if len(list) == 0 {
-		return "", want
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(list); err != nil {
-		return "", want
+		return "", errDetails
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
 }
@@ -296,4 +304,14 @@ func checkValue(d *json.Decoder) error {
 		return errors.New("is not JSON")
 	}
 	return nil
+}
+
+// SameDetails reports whether two JSON texts of authorization details are the
+// same in canonical form: white space and the order of members do not matter,
+// that of array elements does. RFC 9396 defines no comparison beyond that. Text
+// that is not such JSON is the same as nothing.
+func SameDetails(a, b string) bool {
+	x, errA := canonical(a)
+	y, errB := canonical(b)
+	return errA == nil && errB == nil && x == y
 }

@@ -1,0 +1,102 @@
+package policy_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+func tool(t testing.TB, name string) scope.Tool {
+	t.Helper()
+	s, err := scope.NewTool(scope.Spec{Name: name, Endpoint: "https://tool.example.com", Methods: []string{"GET", "POST"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestAllow(t *testing.T) {
+	a, b := tool(t, "a"), tool(t, "b")
+	narrow, err := a.Narrow(scope.Spec{Methods: []string{"GET"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := scope.NewModel(a.Any().Spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		decider policy.Decider
+		asked   scope.Any
+		want    bool
+	}{
+		"listed":          {policy.Allow(a, b), a.Any(), true},
+		"narrower":        {policy.Allow(a), narrow.Any(), true},
+		"wider":           {policy.Allow(narrow), a.Any(), false},
+		"not listed":      {policy.Allow(a), b.Any(), false},
+		"of another kind": {policy.Allow(a), model.Any(), false},
+		"nothing listed":  {policy.Allow(), a.Any(), false},
+		"zero listed":     {policy.Allow(scope.Tool{}), scope.Any{}, false},
+		"all":             {policy.AllowAll(), b.Any(), true},
+	} {
+		d, err := c.decider.Decide(t.Context(), policy.Request{Scope: c.asked})
+		if err != nil || d.Allow != c.want {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+		if !d.Allow && len(d.Reasons) == 0 {
+			t.Errorf("%s: denied without a reason", name)
+		}
+	}
+	allow, r := policy.Allow(a, b), policy.Request{Scope: a.Any()}
+	if n := testing.AllocsPerRun(100, func() { _, _ = allow.Decide(t.Context(), r) }); n != 0 {
+		t.Errorf("%v allocations on an allowed scope", n)
+	}
+}
+
+func TestWithin(t *testing.T) {
+	yes := policy.Decision{Allow: true}
+	slow := policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+		select {
+		case <-time.After(time.Minute):
+			return yes, nil
+		case <-ctx.Done():
+			return yes, nil // a yes after the budget is no yes
+		}
+	})
+	for name, c := range map[string]struct {
+		budget time.Duration
+		d      policy.Decider
+		want   error // nil with allow; errAny for any error
+	}{
+		"in time":   {time.Hour, slow, nil},
+		"too late":  {time.Second, slow, context.DeadlineExceeded},
+		"no budget": {0, slow, errAny},
+		"negative":  {-1, slow, errAny},
+		"nil":       {time.Second, nil, errAny},
+		"panic":     {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { panic("x") }), errAny},
+		"its error": {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { return yes, errOwn }), errOwn},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				d, err := policy.Within(c.budget, c.d).Decide(t.Context(), policy.Request{})
+				if c.want == nil && (err != nil || !d.Allow) {
+					t.Errorf("%+v, %v", d, err)
+				}
+				if c.want != nil && (err == nil || c.want != errAny && !errors.Is(err, c.want)) {
+					t.Errorf("%+v, %v", d, err)
+				}
+				if took := time.Since(start); c.want == context.DeadlineExceeded && took != c.budget {
+					t.Errorf("took %v of %v", took, c.budget)
+				}
+			})
+		})
+	}
+}
+
+var errAny, errOwn = errors.New("any"), errors.New("own")
