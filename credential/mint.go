@@ -3,6 +3,7 @@ package credential
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,7 +42,7 @@ func (b *Broker[S]) mint(ctx context.Context, t *Task, s S, k key, kind EventKin
 	} else {
 		v, refused = verify(s.Any(), b.subject(t, s), r, sent)
 	}
-	if !r.AccessToken.IsZero() && !b.ours(l, r, t) {
+	if !r.AccessToken.IsZero() && !b.ours(l, &r, t) {
 		b.ledger.close(l)
 		return nil, b.refuse(ctx, l, refused, "foreign_token", "the answer is a token that was presented or is in use elsewhere")
 	}
@@ -134,11 +135,16 @@ func (b *Broker[S]) issue(ctx context.Context, r TokenRequest[S]) (_ TokenRespon
 // ours reports whether a token is one that we may use and revoke: not one that
 // we presented ourselves, and not one that is in use under another key. A
 // hostile server could otherwise have us revoke somebody else's.
-func (b *Broker[S]) ours(l *lease, r TokenResponse, t *Task) bool {
-	for _, p := range append([]secret.Text{t.options.Subject.Token}, r.Presented...) {
-		if !p.IsZero() && secret.Equal(p, r.AccessToken) {
-			return false
-		}
+func (b *Broker[S]) ours(l *lease, r *TokenResponse, t *Task) bool {
+	presented := append([]secret.Text{t.options.Subject.Token}, r.Presented...)
+	echo := func(x secret.Text) bool {
+		return slices.ContainsFunc(presented, func(p secret.Text) bool { return !p.IsZero() && secret.Equal(p, x) })
+	}
+	if echo(r.AccessToken) {
+		return false
+	}
+	if !r.RefreshToken.IsZero() && (echo(r.RefreshToken) || b.ledger.holder(b.ledger.print(r.RefreshToken)) != nil) {
+		r.RefreshToken = secret.Text{} // not ours to revoke, and not used anyway
 	}
 	l.print = b.ledger.print(r.AccessToken)
 	old := b.ledger.holder(l.print)

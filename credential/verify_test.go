@@ -255,6 +255,20 @@ func TestForeignTokens(t *testing.T) {
 		if _, err := first.Secret(); err != nil {
 			t.Errorf("the first credential was harmed: %v", err)
 		}
+		// The same as a refresh token: the access token is good, the echo is dropped.
+		for _, token := range []secret.Text{subject.Token, assertion, held} {
+			m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+				r.Presented, r.RefreshToken = []secret.Text{assertion}, token
+				return nil
+			}
+			ctx, task := startTask(t, credential.TaskOptions{Subject: subject})
+			if _, err := b.Credential(ctx, tool(t, "mail")); err != nil {
+				t.Fatal(err)
+			}
+			if err := task.End(ctx); err != nil || m.taken[secret.Reveal(token)] != 0 {
+				t.Errorf("%v; the echo was revoked", err)
+			}
+		}
 	})
 }
 

@@ -1,0 +1,243 @@
+package exchange
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
+)
+
+// Config describes one authorization server and how to speak to it. It is read
+// by [New] once. Either Issuer or TokenURL is required, and either Workload or
+// ClientSecret.
+type Config struct {
+	// Issuer is the server's issuer identifier (RFC 8414 section 2), such as
+	// "https://as.example.com". It is used byte for byte: a slash at its end is
+	// another issuer. "": TokenURL is required.
+	Issuer string
+
+	// TokenURL is the token endpoint. "": the one in the metadata of Issuer. Where
+	// it is set, no metadata is loaded at all.
+	TokenURL string
+	// RevocationURL is the revocation endpoint (RFC 7009). "": the one in the
+	// metadata, none if there is no metadata.
+	RevocationURL string
+	// IntrospectionURL is the introspection endpoint (RFC 7662). "": as for
+	// RevocationURL.
+	IntrospectionURL string
+
+	// Workload proves who we are: its JWT-SVID is the client assertion, and the
+	// actor token where a task has a subject. nil: ClientSecret is required, and
+	// delegation is not to be had.
+	Workload identity.Source
+
+	// ClientID is sent as client_id. "": none is; a server that knows SPIFFE finds
+	// the client by its SPIFFE ID. Required with ClientSecret.
+	ClientID string
+
+	// ClientSecret authenticates the client at servers that know nothing better.
+	// It is a long-lived secret of the kind that this library exists to replace.
+	// It is sent in the form (client_secret_post, RFC 6749 section 2.3.1); a server
+	// that takes it in an Authorization header only is not supported. Where it is
+	// set, Workload is still the actor but no client assertion. Zero: none.
+	ClientSecret secret.Text
+
+	// AssertionType is the client_assertion_type. "" means [AssertionJWTSPIFFE].
+	AssertionType AssertionType
+
+	// AssertionAudience is the one audience of the JWT-SVID, byte for byte. "": the
+	// Issuer. Required with Workload where there is no Issuer.
+	AssertionAudience string
+
+	// Grant says which request is made. 0 means [GrantDelegation].
+	Grant Grant
+
+	// Target says how the server is told which resource the token is for. 0 means
+	// [TargetResource].
+	Target Target
+
+	// RequestedTokenType is sent with every token exchange, and the answer's
+	// issued_token_type must equal it. "" means [identity.AccessToken]. A type of
+	// token that no resource takes, such as an ID token, is not accepted.
+	RequestedTokenType identity.TokenType
+
+	// Base makes the connections. nil: a transport of the Issuer's own, without a
+	// proxy from the environment, with TLS 1.2 or later. A Base must not follow
+	// redirects, add credentials or write bodies to logs; it decides about
+	// proxies, certificates and the size of headers itself.
+	Base http.RoundTripper
+
+	// Timeout bounds each request, from the connection to the last byte of the
+	// answer, and each fetch of an assertion. 0 means 10 s.
+	Timeout time.Duration
+}
+
+// Grant says which request an [Issuer] makes.
+type Grant uint8
+
+const (
+	// GrantDelegation follows the task. With a subject: token exchange, the
+	// subject's token as subject_token, the workload's JWT-SVID as actor_token
+	// (RFC 8693 section 2.1). Without: client credentials.
+	GrantDelegation Grant = iota
+
+	// GrantImpersonation is GrantDelegation without the actor_token: the issued
+	// token is the user's own, and does not tell that the workload uses it.
+	GrantImpersonation
+
+	// GrantClientCredentials makes the workload act for itself, also where the
+	// task has a subject, which is not sent (RFC 6749 section 4.4).
+	GrantClientCredentials
+
+	// GrantJWTBearer presents the JWT-SVID as an authorization grant, the
+	// assertion of RFC 7523 section 2.1. There is no client assertion beside it.
+	// The workload acts for itself; a subject is not sent.
+	GrantJWTBearer
+
+	// GrantWorkloadExchange is a token exchange with the JWT-SVID as the
+	// subject_token, for servers that take workloads from elsewhere. There is no
+	// client assertion beside it. The workload acts for itself; the task's
+	// subject is not sent.
+	GrantWorkloadExchange
+)
+
+// Target says how a token is aimed at one resource.
+type Target uint8
+
+const (
+	// TargetResource sends the scope's endpoint as "resource" (RFC 8707).
+	TargetResource Target = iota
+	// TargetAudience sends the scope's Audience, or the endpoint's origin where it
+	// has none, as "audience" (RFC 8693 section 2.1), for servers that do not
+	// know "resource".
+	TargetAudience
+	// TargetBoth sends both.
+	TargetBoth
+	// TargetNone sends neither, for servers that refuse both: there the
+	// permissions alone must name the target.
+	TargetNone
+)
+
+// AssertionType is a client_assertion_type.
+type AssertionType string
+
+const (
+	// AssertionJWTSPIFFE says that the assertion is a JWT-SVID
+	// (draft-ietf-oauth-spiffe-client-auth).
+	AssertionJWTSPIFFE AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
+	// AssertionJWTBearer is that of RFC 7523 section 2.2. Strict servers refuse a
+	// JWT-SVID under this name: it has no "jti", and its "iss" is not the client.
+	AssertionJWTBearer AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+)
+
+const defaultTimeout = 10 * time.Second
+
+// check reports the first thing wrong with c: the field, what is wrong with it
+// and what is accepted.
+func (c *Config) check() error {
+	for _, u := range [...]struct {
+		field, value string
+		query        bool
+	}{
+		{"Issuer", c.Issuer, false}, // RFC 8414 section 2: no query, no fragment
+		{"TokenURL", c.TokenURL, true},
+		{"RevocationURL", c.RevocationURL, true},
+		{"IntrospectionURL", c.IntrospectionURL, true},
+	} {
+		if u.value == "" {
+			continue
+		}
+		if _, err := parseURL(u.value, u.query); err != nil {
+			return wrong(u.field, err.Error())
+		}
+	}
+	if c.Issuer == "" && c.TokenURL == "" {
+		return wrong("Issuer", "is empty; give the server's issuer identifier such as https://as.example.com, or a TokenURL")
+	}
+	if err := c.checkClient(); err != nil {
+		return err
+	}
+	return c.checkRequest()
+}
+
+func (c *Config) checkClient() error {
+	switch {
+	case c.Workload == nil && c.ClientSecret.IsZero():
+		return wrong("Workload", "is nil; give an identity.Source such as workload.Open's, or a ClientSecret")
+	case !c.ClientSecret.IsZero() && c.ClientID == "":
+		return wrong("ClientID", "is empty; a ClientSecret needs one")
+	case !c.ClientSecret.IsZero() && c.AssertionType != "":
+		return wrong("AssertionType", "is set beside a ClientSecret; a client authenticates in one way (RFC 6749 section 2.3)")
+	case c.AssertionType != "" && c.AssertionType != AssertionJWTSPIFFE && c.AssertionType != AssertionJWTBearer:
+		return wrong("AssertionType", "is unknown; use AssertionJWTSPIFFE or AssertionJWTBearer")
+	case strings.ContainsFunc(c.ClientID, func(r rune) bool { return r < ' ' || r > '~' }):
+		return wrong("ClientID", "holds a character that no client_id has; use printable ASCII (RFC 6749 appendix A.1)")
+	case strings.ContainsFunc(c.AssertionAudience, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		return wrong("AssertionAudience", "holds white space or a control character; give exactly one audience")
+	case c.Workload != nil && c.Issuer == "" && c.AssertionAudience == "":
+		return wrong("AssertionAudience", "is empty; without an Issuer it must say for whom the JWT-SVID is")
+	}
+	return nil
+}
+
+func (c *Config) checkRequest() error {
+	switch {
+	case c.Grant > GrantWorkloadExchange:
+		return wrong("Grant", "is unknown; use one of the Grant constants")
+	case c.Workload == nil && (c.Grant == GrantJWTBearer || c.Grant == GrantWorkloadExchange):
+		return wrong("Workload", "is nil; this Grant presents its JWT-SVID")
+	case c.Target > TargetNone:
+		return wrong("Target", "is unknown; use one of the Target constants")
+	case c.Timeout < 0:
+		return wrong("Timeout", "is negative; use a positive duration, or 0 for 10 s")
+	}
+	switch name, _ := strings.CutPrefix(string(c.RequestedTokenType), "urn:ietf:params:oauth:token-type:"); {
+	case name == "refresh_token", name == "id_token", name == "saml1", name == "saml2":
+		return wrong("RequestedTokenType", "is one that no resource takes; use identity.AccessToken, identity.JWT or a type of the server's own")
+	case name != "" && name == string(c.RequestedTokenType) && !strings.Contains(name, ":"):
+		return wrong("RequestedTokenType", "is not a URI; see RFC 8693 section 3, or leave it empty for an access token")
+	}
+	return nil
+}
+
+func wrong(field, what string) error {
+	return fmt.Errorf("exchange: Config.%s %s", field, what)
+}
+
+// parseURL accepts what a secret may be sent to. Its errors do not repeat s,
+// which may hold a password or a query.
+func parseURL(s string, query bool) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Opaque != "" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"):
+		return nil, errors.New("is not an absolute URL; scheme and host are needed, such as https://as.example.com/token")
+	case u.User != nil:
+		return nil, errors.New("has a user part; use ClientID and ClientSecret")
+	case strings.Contains(s, "#"):
+		return nil, errors.New("has a fragment, which is never sent; leave it out")
+	case !query && strings.Contains(s, "?"):
+		return nil, errors.New("has a query; an issuer identifier has none (RFC 8414 section 2)")
+	case !secure(u):
+		return nil, errors.New("is neither https nor http to a loopback address; anybody on the way would read the tokens")
+	}
+	return u, nil
+}
+
+// secure reports whether tokens may be sent to u: over TLS, or without leaving
+// the machine. "localhost" is in, names that only look like it are not.
+func secure(u *url.URL) bool {
+	switch u.Scheme {
+	case "https":
+		return true
+	case "http":
+		a, err := netip.ParseAddr(u.Hostname())
+		return err == nil && a.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
+	}
+	return false
+}

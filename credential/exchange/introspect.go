@@ -1,0 +1,132 @@
+package exchange
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/identity/secret"
+)
+
+// Introspection is what a server says about a token (RFC 7662 section 2.2).
+// Except for Active, which is always there, an empty field means that the server
+// did not say. A token that is not active has no other facts.
+type Introspection struct {
+	Active   bool
+	Scope    string    // scope tokens, joined by a space
+	ClientID string    // whom the token was issued to
+	Subject  string    // "sub"
+	Issuer   string    // "iss"
+	Audience []string  // "aud"
+	Expiry   time.Time // "exp"
+	// Delegated says that there is an "act": somebody acts for the subject (RFC
+	// 8693 section 4.1).
+	Delegated bool
+	// Actor is the "sub" of the outermost "act", the one who acts now. Those
+	// nested in it acted before and are not to be considered.
+	Actor string
+}
+
+// introspect is RFC 7662 section 2.
+func (c *client) introspect(ctx context.Context, token secret.Text) (Introspection, error) {
+	if token.IsZero() {
+		return Introspection{}, invalid("there is no token to introspect")
+	}
+	to, err := c.endpoints(ctx, c.config.IntrospectionURL)
+	if err != nil {
+		return Introspection{}, err
+	}
+	if to.introspection == "" {
+		return Introspection{}, &credential.Error{
+			Reason: credential.ErrIssuer, Code: "no_introspection_endpoint", Host: c.host(),
+			Detail: "the server has no introspection endpoint; configure IntrospectionURL where it has one that its metadata does not name",
+		}
+	}
+	re, err := c.ask(ctx, to.introspection, token, credential.HintAccessToken)
+	if err != nil {
+		return Introspection{}, err
+	}
+	return re.introspection()
+}
+
+func (re *reply) introspection() (Introspection, error) {
+	switch {
+	case re.status != http.StatusOK:
+		return Introspection{}, re.statusError()
+	case re.err != nil:
+		return Introspection{}, re.err
+	case re.flaw != (flaw{}):
+		return Introspection{}, failed(re.url, re.flaw.code, re.flaw.detail)
+	case !re.isJSON():
+		return Introspection{}, failed(re.url, "content_type", "the answer is not application/json")
+	}
+	i, f := parseIntrospection(re.body)
+	if f != (flaw{}) {
+		return Introspection{}, refused(*re, f)
+	}
+	return i, nil
+}
+
+// parseIntrospection reads an answer. Members that are not known are ignored.
+func parseIntrospection(text []byte) (i Introspection, f flaw) {
+	o, err := parseObject(text)
+	if err != nil {
+		return Introspection{}, flaw{"bad_json", err.Error()}
+	}
+	if what := o.ambiguity("active", "scope", "client_id", "sub", "iss", "aud", "exp", "act"); what != "" {
+		return Introspection{}, flaw{"bad_json", what}
+	}
+	switch v, _ := o.get("active"); string(v) {
+	case "false":
+		return Introspection{}, flaw{}
+	case "true":
+		i.Active = true
+	default:
+		return Introspection{}, flaw{"bad_json", "active is neither true nor false (RFC 7662 section 2.2)"}
+	}
+	for _, m := range [...]struct {
+		name string
+		to   *string
+	}{{"scope", &i.Scope}, {"client_id", &i.ClientID}, {"sub", &i.Subject}, {"iss", &i.Issuer}} {
+		s, ok := o.text(m.name)
+		if !ok {
+			return Introspection{}, flaw{"bad_json", m.name + " is not a string"}
+		}
+		*m.to = s
+	}
+	if !i.readRest(o) {
+		return Introspection{}, flaw{"bad_json", "aud, exp or act is not of its type (RFC 7662 section 2.2)"}
+	}
+	return i, flaw{}
+}
+
+func (i *Introspection) readRest(o object) bool {
+	if v, ok := o.get("aud"); ok {
+		if s, isText := asText(v); isText {
+			i.Audience = []string{s}
+		} else if json.Unmarshal(v, &i.Audience) != nil {
+			return false
+		}
+	}
+	if v, ok := o.get("exp"); ok {
+		n, err := strconv.ParseInt(string(v), 10, 64)
+		if err != nil {
+			return false
+		}
+		i.Expiry = time.Unix(n, 0)
+	}
+	if v, ok := o.get("act"); ok {
+		act, err := parseObject(v)
+		if err != nil || act.ambiguity("sub") != "" {
+			return false
+		}
+		if i.Actor, ok = act.text("sub"); !ok {
+			return false
+		}
+		i.Delegated = true
+	}
+	return true
+}
