@@ -83,9 +83,8 @@ type Broker[S scope.Scope] struct {
 // small and compared exactly: a broader credential never answers for a
 // narrower one.
 type key struct {
-	task    *Task
-	scope   scope.Any
-	binding string // thumbprint of the key the token is bound to; "" for bearer
+	task  *Task
+	scope scope.Any
 }
 
 // NewBroker returns a broker for what issuer issues. A model vendor's issuer is

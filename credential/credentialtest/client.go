@@ -1,0 +1,144 @@
+package credentialtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/taskcred/taskcred/identity/secret"
+)
+
+// Client is one who may ask a [Server] for tokens.
+type Client struct {
+	// ID is the client's SPIFFE ID; it authenticates with a JWT-SVID. Or, with a
+	// Secret, any other name.
+	ID string
+	// Secret is for clients without a workload identity only. It is sent as
+	// client_secret in the body.
+	Secret secret.Text
+	// Grants is what the client may ask for. [Server.Allow] adds to it.
+	Grants []Grant
+	// MayActFor lets the client exchange a user's token together with an
+	// actor_token of its own: delegation.
+	MayActFor bool
+	// MayImpersonate lets the client exchange a user's token without an
+	// actor_token; the token it gets does not show who acts (RFC 8693 section
+	// 1.1).
+	MayImpersonate bool
+}
+
+// Grant is a target and what may be asked for there.
+type Grant struct {
+	// Resource is the target's URI, compared byte for byte with "resource".
+	Resource string
+	// Audience is the "aud" of the tokens, and the name by which the target may
+	// be asked for with "audience". Empty: the Resource.
+	Audience string
+	// Permissions are the scope tokens that may be asked for.
+	Permissions []string
+}
+
+func (g Grant) audience() string {
+	if g.Audience == "" {
+		return g.Resource
+	}
+	return g.Audience
+}
+
+func (c Client) check(hasBundles bool) error {
+	_, err := spiffeid.FromString(c.ID)
+	switch isSPIFFE := err == nil; {
+	case c.ID == "":
+		return errors.New("credentialtest: a Client has no ID")
+	case isSPIFFE && !c.Secret.IsZero():
+		return fmt.Errorf("credentialtest: client %s has a SPIFFE ID and must not have a Secret", c.ID)
+	case isSPIFFE && !hasBundles:
+		return fmt.Errorf("credentialtest: client %s has a SPIFFE ID, for which ServerOptions.Bundles must be set", c.ID)
+	case !isSPIFFE && c.Secret.IsZero():
+		return fmt.Errorf("credentialtest: client %s needs a SPIFFE ID or a Secret", c.ID)
+	}
+	return checkGrants(c.Grants)
+}
+
+func checkGrants(grants []Grant) error {
+	for _, g := range grants {
+		if g.Resource == "" && g.Audience == "" {
+			return errors.New("credentialtest: a Grant names neither Resource nor Audience")
+		}
+		for _, p := range g.Permissions {
+			if p == "" || strings.ContainsFunc(p, notScope) {
+				return fmt.Errorf("credentialtest: permission %q is not a scope token (RFC 6749 section 3.3)", p)
+			}
+		}
+	}
+	return nil
+}
+
+// notScope finds what RFC 6749 section 3.3 does not let into a scope token.
+func notScope(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }
+
+// AddClient registers c.
+func (s *Server) AddClient(c Client) error {
+	if err := c.check(s.opts.Bundles != nil); err != nil {
+		return err
+	}
+	c.Grants = slices.Clone(c.Grants)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.clients[c.ID]; ok {
+		return fmt.Errorf("credentialtest: client %s is registered twice", c.ID)
+	}
+	s.clients[c.ID] = c
+	return nil
+}
+
+// Allow adds to what a registered client may ask for; it takes nothing away.
+// It exists because the URL of a [Resource] is known only once it listens.
+func (s *Server) Allow(client string, grants ...Grant) error {
+	if err := checkGrants(grants); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.clients[client]
+	if !ok {
+		return fmt.Errorf("credentialtest: no client %s", client)
+	}
+	c.Grants = slices.Concat(c.Grants, grants)
+	s.clients[client] = c
+	return nil
+}
+
+func (s *Server) client(id string) (Client, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.clients[id]
+	return c, ok
+}
+
+// target finds the one target that the form asks for and the permissions the
+// client has there.
+func (c Client) target(resources, audiences []string) (Grant, *oauthError) {
+	if len(resources) > 1 || len(audiences) > 1 || len(resources)+len(audiences) == 0 {
+		return Grant{}, &oauthError{invalidTarget, "exactly one target is needed, as resource or audience"}
+	}
+	var found Grant
+	ok := false
+	for _, g := range c.Grants {
+		match := (len(resources) == 0 || resources[0] == g.Resource) &&
+			(len(audiences) == 0 || audiences[0] == g.audience())
+		if !match || ok && g.audience() != found.audience() {
+			continue
+		}
+		permissions := slices.Concat(found.Permissions, g.Permissions)
+		found, ok = g, true
+		found.Permissions = permissions
+	}
+	if !ok {
+		return Grant{}, &oauthError{invalidTarget, "the client may not ask for this target"}
+	}
+	return found, nil
+}

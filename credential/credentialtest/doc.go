@@ -1,0 +1,39 @@
+// Package credentialtest is for tests of code that uses taskcred, as
+// [net/http/httptest] is for code that uses HTTP. It has
+//
+//   - [Server], an authorization server that enforces what it promises: who
+//     may ask, for what, on whose behalf, for how long. Its ledger tells what
+//     became of every token;
+//   - [Resource], a server that checks the tokens it is given;
+//   - [Network], which reaches both without sockets, so that they work inside
+//     the bubbles of [testing/synctest];
+//   - [NoLeak], which looks for secrets in all that a value can be printed as;
+//   - [TestIssuer], a conformance test for a credential.Issuer of your own.
+//
+// It is for tests and for programs to learn from only, and insecure anywhere
+// else: keys and tokens live in memory, users are signed in without a
+// question, and anyone who holds a *Server reads every token.
+//
+// A first use, in a test of an agent whose trust domain is td:
+//
+//	as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
+//		Bundles: td,
+//		Clients: []credentialtest.Client{{ID: "spiffe://example.org/agent", MayActFor: true}},
+//	})
+//	defer as.Close()
+//	pay, err := credentialtest.NewResource(&credentialtest.ResourceOptions{
+//		Server: as, URL: "/v1/refunds", Permissions: []string{"refunds:create"},
+//	})
+//	defer pay.Close()
+//	err = as.Allow("spiffe://example.org/agent", credentialtest.Grant{
+//		Resource: pay.URL(), Permissions: []string{"refunds:create"},
+//	})
+//	user := as.SubjectToken("alice", 0)
+//	// … run the task with as.Issuer(), as.Transport(), pay.URL(), user …
+//	if left := as.Active(); len(left) > 0 {
+//		t.Errorf("%d tokens outlived the task", len(left))
+//	}
+//
+// Servers listen on loopback addresses only. Secrets of tests are generated
+// with [Canary] and never written down.
+package credentialtest

@@ -1,0 +1,245 @@
+package credentialtest
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+)
+
+// ServerOptions are the options of [NewServer]. The zero value makes a server
+// on a loopback address that knows no client.
+type ServerOptions struct {
+	// Bundles has the keys of the trust domains whose JWT-SVIDs authenticate
+	// clients. Nil: clients need a Secret.
+	Bundles jwtbundle.Source
+	// Clients are those who may ask. [Server.AddClient] adds more.
+	Clients []Client
+	// TokenTTL is how long a token lives, unless the subject's token ends
+	// earlier: a second or more, in whole seconds, and counted to the end of the
+	// second. 0 means 5 minutes.
+	TokenTTL time.Duration
+	// Opaque makes tokens that only introspection can read. Otherwise they are
+	// JWTs with the claims of RFC 9068.
+	Opaque bool
+	// AcceptJWTBearer also accepts RFC 7523's client_assertion_type "jwt-bearer"
+	// for JWT-SVIDs, as lenient servers do.
+	AcceptJWTBearer bool
+
+	// Network puts the server on a network without sockets. Nil: TLS on a
+	// loopback address.
+	Network *Network
+	// Issuer is the issuer identifier, and on a Network where the server is,
+	// such as "https://as.example.com/tenant1"; it is required there. On a
+	// loopback address, empty means the address, and a path such as "/tenant1"
+	// means that path below it; a whole URL is an identifier that differs from
+	// the address.
+	Issuer string
+
+	// Before, unless nil, is called with every request before the server looks
+	// at it, on the request's goroutine. It may wait, read the body, and answer
+	// itself; then it returns true and the server does nothing more.
+	Before func(w http.ResponseWriter, r *http.Request) (answered bool)
+	// Answer, unless nil, is given every successful answer of the token endpoint
+	// before it is sent, with the form that it answers, and may change it: to
+	// leave out expires_in, to report a wider scope. The ledger keeps what was
+	// truly issued.
+	Answer func(form url.Values, answer map[string]any)
+}
+
+// Server is an authorization server. Below its [Server.URL] are
+//
+//	/token       RFC 8693 token exchange, RFC 6749 §4.4, RFC 7523 §2.1
+//	/revoke      RFC 7009
+//	/introspect  RFC 7662, for the parties to a token
+//	/jwks        the keys of its JWTs
+//
+// and its RFC 8414 metadata is at the well-known place of its issuer. Every
+// answer follows from what is registered; [ServerOptions.Before] and
+// [ServerOptions.Answer] make it misbehave.
+//
+// A Server is an [http.Handler], to be put behind a proxy of a test's own. It
+// is safe for concurrent use.
+type Server struct {
+	opts   ServerOptions
+	host   *host
+	issuer string
+	path   string // of the issuer, without a trailing slash
+	key    *ecdsa.PrivateKey
+	keyID  string
+	signer jose.Signer
+
+	mu      sync.Mutex // guards what follows
+	clients map[string]Client
+	readers map[string]string // audience of a resource server, by its client id
+	tokens  ledger
+	counts  Counts
+}
+
+// NewServer starts a server; nil means the zero options. [Server.Close] ends
+// it.
+func NewServer(o *ServerOptions) (*Server, error) {
+	s := &Server{keyID: rand.Text(), clients: map[string]Client{}, readers: map[string]string{}}
+	if o != nil {
+		s.opts = *o
+	}
+	s.opts.TokenTTL = cmp.Or(s.opts.TokenTTL, 5*time.Minute).Truncate(time.Second)
+	if s.opts.TokenTTL <= 0 {
+		return nil, errors.New("credentialtest: TokenTTL must be a second or more, or 0")
+	}
+	for _, c := range s.opts.Clients {
+		if err := s.AddClient(c); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.newKey(); err != nil {
+		return nil, err
+	}
+	if err := s.place(); err != nil {
+		return nil, err
+	}
+	return s, s.host.start(s)
+}
+
+func (s *Server) newKey() (err error) {
+	if s.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return fmt.Errorf("credentialtest: no signing key: %w", err)
+	}
+	jwk := jose.JSONWebKey{Key: s.key, KeyID: s.keyID}
+	s.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jwk},
+		(&jose.SignerOptions{}).WithType("at+jwt")) // RFC 9068 section 2.1
+	if err != nil {
+		return fmt.Errorf("credentialtest: no signer: %w", err)
+	}
+	return nil
+}
+
+// place decides on issuer and path.
+func (s *Server) place() error {
+	u, err := parseAddress("ServerOptions.Issuer", s.opts.Issuer)
+	if err != nil {
+		return err
+	}
+	if s.opts.Network != nil && u.Host == "" {
+		return errors.New("credentialtest: on a Network, ServerOptions.Issuer must be a whole URL")
+	}
+	if s.host, err = newHost(s.opts.Network, originOf(u)); err != nil {
+		return err
+	}
+	s.issuer, s.path = s.opts.Issuer, strings.TrimSuffix(u.Path, "/")
+	if u.Host == "" {
+		s.issuer = s.host.origin + s.opts.Issuer
+	}
+	return nil
+}
+
+// Close stops the server, after the requests that are under way. The ledger
+// stays readable.
+func (s *Server) Close() { s.host.close() }
+
+// Issuer returns the issuer identifier: the audience of assertions.
+func (s *Server) Issuer() string { return s.issuer }
+
+// URL returns the URL below which the endpoints are, without a trailing slash.
+func (s *Server) URL() string { return s.host.origin + s.path }
+
+// Transport returns what reaches the server: its [Network], or an
+// *[http.Transport] that trusts its certificate, which is that of every Server
+// and [Resource] on a loopback address.
+func (s *Server) Transport() http.RoundTripper { return s.host.transport }
+
+// Counts are the requests that arrived at each endpoint, refused ones and
+// those that [ServerOptions.Before] answered included.
+type Counts struct{ Metadata, Keys, Token, Revoke, Introspect int }
+
+// Counts returns the requests so far.
+func (s *Server) Counts() Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
+}
+
+// ServeHTTP answers a request to any of the endpoints.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	serve, count, method := s.route(r.URL.Path)
+	if serve == nil {
+		http.NotFound(w, r)
+		return
+	}
+	s.mu.Lock()
+	*count++
+	s.mu.Unlock()
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		(&oauthError{invalidRequest, "the body could not be read"}).write(w)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if s.opts.Before != nil && s.opts.Before(w, r) {
+		return
+	}
+	if r.Method != method {
+		w.Header().Set("Allow", method)
+		writeJSON(w, http.StatusMethodNotAllowed, map[string]any{"error": invalidRequest})
+		return
+	}
+	serve(w, r, body)
+}
+
+type endpoint func(w http.ResponseWriter, r *http.Request, body []byte)
+
+func (s *Server) route(path string) (serve endpoint, count *int, method string) {
+	switch path {
+	case "/.well-known/oauth-authorization-server" + s.path: // RFC 8414 section 3.1
+		return s.serveMetadata, &s.counts.Metadata, http.MethodGet
+	case s.path + "/jwks":
+		return s.serveKeys, &s.counts.Keys, http.MethodGet
+	case s.path + "/token":
+		return s.serveToken, &s.counts.Token, http.MethodPost
+	case s.path + "/revoke":
+		return s.serveRevoke, &s.counts.Revoke, http.MethodPost
+	case s.path + "/introspect":
+		return s.serveIntrospect, &s.counts.Introspect, http.MethodPost
+	}
+	return nil, nil, ""
+}
+
+func (s *Server) serveMetadata(w http.ResponseWriter, _ *http.Request, _ []byte) {
+	methods := []string{"client_secret_post"}
+	if s.opts.Bundles != nil {
+		methods = append(methods, "spiffe_jwt")
+	}
+	if s.opts.AcceptJWTBearer {
+		methods = append(methods, "private_key_jwt")
+	}
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                                        s.issuer,
+		"token_endpoint":                                s.URL() + "/token",
+		"revocation_endpoint":                           s.URL() + "/revoke",
+		"introspection_endpoint":                        s.URL() + "/introspect",
+		"jwks_uri":                                      s.URL() + "/jwks",
+		"response_types_supported":                      []string{}, // there is no authorization endpoint
+		"grant_types_supported":                         []string{grantExchange, grantCredentials, grantJWT},
+		"token_endpoint_auth_methods_supported":         methods,
+		"revocation_endpoint_auth_methods_supported":    methods,
+		"introspection_endpoint_auth_methods_supported": methods,
+	})
+}
+
+func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request, _ []byte) {
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{
+		{Key: &s.key.PublicKey, KeyID: s.keyID, Algorithm: string(jose.ES256), Use: "sig"},
+	}})
+}
