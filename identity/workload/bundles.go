@@ -1,0 +1,77 @@
+package workload
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+)
+
+// bundles follows the stream of JWT bundles and keeps the last ones. Unlike
+// SVIDs they have no end of their own: while the agent is away, what it said
+// last is the best there is.
+type bundles struct {
+	life     context.Context // the source's
+	log      *slog.Logger
+	answered chan struct{} // closed at the first answer, good or bad
+
+	mu      sync.Mutex // guards what follows; log is not called under it
+	first   bool       // answered is closed
+	current *jwtbundle.Set
+	last    error // why there are none
+}
+
+var _ workloadapi.JWTBundleWatcher = (*bundles)(nil)
+
+func newBundles(life context.Context, log *slog.Logger) *bundles {
+	return &bundles{life: life, log: log, answered: make(chan struct{})}
+}
+
+// OnJWTBundlesUpdate takes what the agent pushed.
+func (w *bundles) OnJWTBundlesUpdate(set *jwtbundle.Set) { w.take(set, nil) }
+
+// OnJWTBundlesWatchError takes why the agent pushed nothing.
+func (w *bundles) OnJWTBundlesWatchError(err error) {
+	w.take(nil, err)
+	logWatchError(w.life, w.log, "JWT bundle", err)
+}
+
+func (w *bundles) take(set *jwtbundle.Set, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last = err; err == nil {
+		w.current = set
+	}
+	if !w.first {
+		w.first = true
+		close(w.answered)
+	}
+}
+
+// wait returns when the agent has answered, be it with a refusal: an agent may
+// have no JWT bundles, and whoever needs none is not to suffer.
+func (w *bundles) wait(ctx context.Context) error {
+	select {
+	case <-w.answered:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("no answer about JWT bundles: %w", ctx.Err())
+	}
+}
+
+func (w *bundles) get(td spiffeid.TrustDomain) (*jwtbundle.Bundle, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.current == nil {
+		return nil, fmt.Errorf("workload: no JWT bundle of %q: %w", td.Name(), w.last)
+	}
+	b, ok := w.current.Get(td)
+	if !ok {
+		return nil, fmt.Errorf("workload: the agent gives no JWT bundle of %q", td.Name())
+	}
+	return b, nil
+}

@@ -1,0 +1,120 @@
+package workload_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/taskcred/taskcred/identity/identitytest"
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/identity/workload"
+)
+
+// recorder keeps what is logged.
+type recorder struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func newRecorder() *recorder { return new(recorder) }
+
+func (r *recorder) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.Write(p)
+}
+
+func (r *recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.buf.String()
+}
+
+// wait waits until n messages hold what.
+func (r *recorder) wait(t *testing.T, n int, what string) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := strings.Count(r.String(), what+`"`); got < n {
+			return fmt.Errorf("%d messages about %s, want %d:\n%s", got, what, n, r)
+		}
+		return nil
+	})
+}
+
+func TestNothingPrintsASecret(t *testing.T) {
+	_, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+	logs := newRecorder()
+	self := open(t, agent, workload.Options{Logger: logs.logger()})
+	a, err := self.Assertion(t.Context(), audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := canaries(t, self, secret.Reveal(a.Token))
+
+	var out strings.Builder
+	type inside struct{ s *workload.Source }
+	for _, v := range []any{self, inside{self}, &inside{self}, []*workload.Source{self}, map[string]any{"s": self}, a, &a} {
+		for _, verb := range []string{"v", "+v", "#v", "s", "q", "x", "X", "d", "t", "p", "U", "e"} {
+			fmt.Fprintf(&out, "%"+verb+"\n", v)
+		}
+		slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
+		slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
+		b, _ := json.Marshal(v)
+		out.Write(b)
+	}
+	if got, want := fmt.Sprintf("%v %+v %#v %d", self, self, self, self), "workload.Source(spiffe://example.org/agent)"; got != strings.Join([]string{want, want, want, want}, " ") {
+		t.Errorf("printed as %s", got)
+	}
+
+	// Everything that is logged, through refusals and a change of identity.
+	agent.SetTTL(-time.Minute, -time.Minute)
+	for _, aud := range []string{"b", "c"} {
+		_, err := self.Assertion(t.Context(), aud)
+		fmt.Fprintln(&out, err)
+	}
+	agent.Issue(identitytest.SVID{Path: "/other"})
+	logs.wait(t, 1, "no X.509-SVID of ours")
+	agent.Stop()
+	logs.wait(t, 1, "watch of the Workload API failed")
+	out.WriteString(logs.String())
+	for _, s := range secrets {
+		if strings.Contains(out.String(), s) {
+			t.Errorf("printed a secret, %q", s)
+		}
+	}
+	if strings.Contains(out.String(), "eyJ") {
+		t.Error("printed something like a JWT")
+	}
+}
+
+// canaries returns how the token and the key of self would look in print.
+func canaries(t *testing.T, self *workload.Source, token string) []string {
+	t.Helper()
+	svid, err := self.X509SVID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := svid.PrivateKey.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := new(big.Int).SetBytes(raw)
+	return []string{
+		token, strings.Split(token, ".")[2], hex.EncodeToString([]byte(token)),
+		base64.StdEncoding.EncodeToString(raw), fmt.Sprint(raw), hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)),
+		number.String(), fmt.Sprintf("%#v", number),
+	}
+}

@@ -1,0 +1,210 @@
+package workload_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/taskcred/taskcred/identity/identitytest"
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/identity/workload"
+)
+
+func TestOpenFromEnvironment(t *testing.T) {
+	domain, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+	t.Setenv("SPIFFE_ENDPOINT_SOCKET", agent.Addr())
+	self, err := workload.Open(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	id := domain.ID("/agent")
+	if self.ID() != id {
+		t.Errorf("ID is %s, want %s", self.ID(), id)
+	}
+
+	a, err := self.Assertion(t.Context(), audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.ID != id || a.Audience != audience || time.Until(a.Expiry) < time.Minute {
+		t.Errorf("the assertion is %+v", a)
+	}
+	// The source's bundle verifies what the agent signs, as the domain's does.
+	svid, err := jwtsvid.ParseAndValidate(secret.Reveal(a.Token), self, []string{audience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if svid.ID != id || !svid.Expiry.Equal(a.Expiry) {
+		t.Errorf("the JWT-SVID is of %s until %s, want %s until %s", svid.ID, svid.Expiry, id, a.Expiry)
+	}
+
+	x, err := self.X509SVID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := x509svid.Verify(x.Certificates, domain); err != nil || got != id {
+		t.Errorf("the X.509-SVID is of %s, %v; want %s", got, err, id)
+	}
+	x.Certificates, x.PrivateKey = []*x509.Certificate{}, nil
+	if again, err := self.X509SVID(); err != nil || len(again.Certificates) == 0 || again.PrivateKey == nil {
+		t.Error("a caller's change of its X.509-SVID is seen by others")
+	}
+}
+
+func TestOpenNeedsAnAddress(t *testing.T) {
+	for _, tc := range []struct{ option, env, want string }{
+		{"", "", "neither Options.Address nor SPIFFE_ENDPOINT_SOCKET is set; give unix:///path or tcp://ip:port"},
+		{"", "/run/agent.sock", `SPIFFE_ENDPOINT_SOCKET is "/run/agent.sock", want unix:///path or tcp://ip:port`},
+		{"http://127.0.0.1:1", "unix:///x", `Options.Address is "http://127.0.0.1:1", want unix:///path or tcp://ip:port`},
+		{"tcp://localhost:1", "", "want unix:///path or tcp://ip:port"},
+		{"unix://run/agent.sock", "", "third slash"},
+	} {
+		t.Run(tc.option+" "+tc.env, func(t *testing.T) {
+			noGoroutinesLeft(t)
+			t.Setenv("SPIFFE_ENDPOINT_SOCKET", tc.env)
+			_, err := workload.Open(t.Context(), &workload.Options{Address: tc.option})
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestOpenWithoutAnAgentEndsByItsDeadline(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	mute, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, tc := range []struct {
+		name    string
+		ctx     context.Context
+		address string
+		timeout time.Duration
+		is      error
+		says    string
+	}{
+		{"nobody there, by Timeout", t.Context(), "unix:///nonexistent/s", 100 * time.Millisecond, context.DeadlineExceeded, "no such file"},
+		{"nobody there, by ctx", short, "unix:///nonexistent/s", time.Hour, context.DeadlineExceeded, "/nonexistent/s"},
+		{"it never answers", t.Context(), "unix://" + socket, 100 * time.Millisecond, context.DeadlineExceeded, socket},
+		{"nobody waits", ended, "unix:///nonexistent/s", 0, context.Canceled, "/nonexistent/s"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			noGoroutinesLeft(t)
+			start := time.Now()
+			_, err := workload.Open(tc.ctx, &workload.Options{Address: tc.address, Timeout: tc.timeout})
+			if !errors.Is(err, tc.is) || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("got %v, want %v that says %q", err, tc.is, tc.says)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+func TestOpenTellsWhatItWaitedFor(t *testing.T) {
+	_, agent := newAgent(t)
+	_, err := workload.Open(t.Context(), &workload.Options{Address: agent.Addr(), Timeout: 300 * time.Millisecond})
+	if !errors.Is(err, context.DeadlineExceeded) || status.Code(err) != codes.PermissionDenied {
+		t.Errorf("got %v, want a deadline and PermissionDenied", err)
+	}
+}
+
+func TestOpenWaitsForAnEntry(t *testing.T) {
+	_, agent := newAgent(t)
+	go func() {
+		for agent.Calls().X509SVIDs == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		agent.Issue(identitytest.SVID{Path: "/late"})
+	}()
+	self := open(t, agent, workload.Options{})
+	if got := self.ID().Path(); got != "/late" {
+		t.Errorf("ID is %s", self.ID())
+	}
+}
+
+// A server in the same process may be called as soon as Open has returned.
+func TestOpenWaitsForTheFirstBundles(t *testing.T) {
+	domain, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+	for range 20 {
+		self := open(t, agent, workload.Options{})
+		if _, err := self.GetJWTBundleForTrustDomain(domain.ID("/agent").TrustDomain()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestChoice(t *testing.T) {
+	domain, agent := newAgent(t,
+		identitytest.SVID{Path: "/a", Hint: "internal"}, identitytest.SVID{Path: "/b"}, identitytest.SVID{Path: "/c", Hint: "external"})
+	other := spiffeid.RequireFromString("spiffe://example.com/a")
+	const all = `spiffe://example.org/a (hint "internal"), spiffe://example.org/b (hint ""), spiffe://example.org/c (hint "external")`
+	for _, tc := range []struct {
+		name string
+		id   spiffeid.ID
+		hint string
+		want string // the path, or what the error says
+		fast bool   // the error comes at once
+	}{
+		{"by ID", domain.ID("/b"), "", "/b", false},
+		{"by hint", spiffeid.ID{}, "external", "/c", false},
+		{"by both", domain.ID("/a"), "internal", "/a", false},
+		{"none", spiffeid.ID{}, "", "3 SVIDs; set Options.ID or Options.Hint to choose one: " + all, true},
+		{"ID of nobody", domain.ID("/d"), "", "does not give spiffe://example.org/d; it gives " + all, false},
+		{"other domain", other, "", "does not give spiffe://example.com/a; it gives " + all, false},
+		{"hint of nobody", spiffeid.ID{}, "x", `does not give an SVID with hint "x"; it gives ` + all, false},
+		{"ID and hint of two", domain.ID("/a"), "external", `does not give spiffe://example.org/a with hint "external"`, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			noGoroutinesLeft(t)
+			o := &workload.Options{Address: agent.Addr(), ID: tc.id, Hint: tc.hint, Timeout: 200 * time.Millisecond}
+			if tc.fast || tc.want[0] == '/' {
+				o.Timeout = time.Hour
+			}
+			self, err := workload.Open(t.Context(), o)
+			switch {
+			case err != nil && !strings.Contains(err.Error(), tc.want):
+				t.Errorf("got %v, want %s", err, tc.want)
+			case err == nil && self.ID().Path() != tc.want:
+				t.Errorf("got %s, want %s", self.ID(), tc.want)
+			case err == nil:
+				defer self.Close()
+				if a, err := self.Assertion(t.Context(), audience); err != nil || a.ID != self.ID() {
+					t.Errorf("the assertion is of %s, %v", a.ID, err)
+				}
+			}
+		})
+	}
+}
+
+func TestChoiceErrorIsBounded(t *testing.T) {
+	var many []identitytest.SVID
+	for i := range 20 {
+		many = append(many, identitytest.SVID{Path: fmt.Sprint("/", i)})
+	}
+	_, agent := newAgent(t, many...)
+	_, err := workload.Open(t.Context(), &workload.Options{Address: agent.Addr()})
+	if err == nil || !strings.Contains(err.Error(), "20 SVIDs") || !strings.HasSuffix(err.Error(), "/15 (hint \"\"), and 4 more") {
+		t.Errorf("got %v", err)
+	}
+}
