@@ -170,8 +170,9 @@ func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) 
 // obtain is the path. It returns a lease that the caller has acquired and must
 // release, and the scope that the policy left of s.
 func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call) (*lease, S, error) {
+	now := readClock()
 	// 1. The task, from ctx or bound.
-	t, err := b.taskFor(ctx, bound, s)
+	t, err := b.taskFor(ctx, bound, s, now)
 	if err != nil {
 		b.deny(ctx, t, s, err, nil)
 		return nil, s, err
@@ -188,7 +189,7 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 		return l, s, err
 	}
 	// 3. The cache, by the exact key.
-	if l := b.cached(ctx, t, s, k); l != nil {
+	if l := b.cached(ctx, t, s, k, now); l != nil {
 		return l, s, nil
 	}
 	// 4. One flight per key, which mints, verifies and enters (5 to 7).
@@ -197,7 +198,7 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 }
 
 // taskFor finds the task of a call and checks what it says about s.
-func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error) {
+func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S, now instant) (*Task, error) {
 	t := TaskFrom(ctx)
 	fail := func(r Reason, detail string) (*Task, error) {
 		return t, &Error{Reason: r, Scope: s.Name(), Detail: detail}
@@ -214,7 +215,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 	switch {
 	case t == nil:
 		return fail(ErrNoTask, "start one with StartTask and pass its context on")
-	case t.over(readClock()):
+	case t.over(now):
 		return fail(ErrTaskEnded, "")
 	case ctx.Err() != nil:
 		err := canceled(ctx, s.Name())
@@ -271,12 +272,11 @@ func decide(ctx context.Context, p policy.Decider, r policy.Request) (d policy.D
 
 // cached returns an acquired lease from the cache, nil when there is none that
 // may be used. Past a fraction of its life it is refreshed on the way.
-func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key) *lease {
+func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant) *lease {
 	l, ok := b.cache.Peek(k)
 	if !ok {
 		return nil
 	}
-	now := readClock()
 	if !l.usable(now) || !l.acquire() {
 		return nil
 	}

@@ -22,7 +22,7 @@ func (b *Broker[S]) join(ctx context.Context, t *Task, s S, k key) (*lease, erro
 	for {
 		f, started := b.board(ctx, t, s, k, EventIssued)
 		if f == nil { // landed between the look into the cache and here
-			if l := b.cached(ctx, t, s, k); l != nil {
+			if l := b.cached(ctx, t, s, k, readClock()); l != nil {
 				return l, nil
 			}
 		} else if err := b.wait(ctx, t, s, k, f); err != nil {

@@ -37,13 +37,13 @@ func (k Kind) String() string {
 // be had from a scope) and safe for concurrent use. The zero Any covers
 // nothing.
 type Any struct {
-	kind Kind
-	h    unique.Handle[facts]
+	h unique.Handle[facts] // one word: an Any is hashed and compared on every call
 }
 
 // facts is a Spec after parsing, in comparable form: lists are sorted, free of
 // repetitions and joined by a space, which no element may hold.
 type facts struct {
+	kind           Kind
 	name           string
 	scheme         string
 	host           string // lower case, with the port unless it is the default one
@@ -63,10 +63,10 @@ type facts struct {
 func (a Any) Any() Any { return a }
 
 // Kind returns which of the three types a holds.
-func (a Any) Kind() Kind { return a.kind }
+func (a Any) Kind() Kind { return a.facts().kind }
 
 // IsZero reports whether a was never made.
-func (a Any) IsZero() bool { return a.kind == 0 }
+func (a Any) IsZero() bool { return a == Any{} }
 
 func (a Any) facts() facts {
 	if a.IsZero() {
@@ -83,7 +83,7 @@ func (a Any) String() string {
 	if a.IsZero() {
 		return "no scope"
 	}
-	return a.kind.String() + " " + a.Name()
+	return a.Kind().String() + " " + a.Name()
 }
 
 // Endpoint returns the endpoint in normal form: scheme and host in lower case,
@@ -190,7 +190,7 @@ func (a Any) Includes(b Any) bool {
 	if a.IsZero() || b.IsZero() {
 		return false
 	}
-	return a == b || a.kind == b.kind && outside(a.h.Value(), b.h.Value()) == ""
+	return a == b || outside(a.h.Value(), b.h.Value()) == ""
 }
 
 // Narrow makes a scope that a includes. Fields of s that are left at their
@@ -225,7 +225,7 @@ func (a Any) Narrow(s Spec) (Any, error) {
 	n.SingleUse = n.SingleUse || s.SingleUse
 	n.RequireSubject = n.RequireSubject || s.RequireSubject
 	n.AcceptNarrower = n.AcceptNarrower || s.AcceptNarrower
-	b, err := parse(a.kind, n)
+	b, err := parse(a.Kind(), n)
 	if err != nil {
 		return Any{}, err
 	}
@@ -240,6 +240,8 @@ func (a Any) Narrow(s Spec) (Any, error) {
 // may do.
 func outside(a, b facts) string {
 	switch {
+	case a.kind != b.kind:
+		return "kind"
 	case a.name != b.name:
 		return "Name"
 	case a.scheme != b.scheme, a.host != b.host, !below(a.path, b.path):

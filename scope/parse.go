@@ -16,6 +16,7 @@ import (
 // parse is the door: what passes here cannot be wrong later.
 func parse(kind Kind, s Spec) (Any, error) {
 	f := facts{
+		kind:           kind,
 		name:           s.Name,
 		audience:       s.Audience,
 		maxTTL:         s.MaxTTL,
@@ -57,7 +58,7 @@ func parse(kind Kind, s Spec) (Any, error) {
 	}
 	f.methods = words(s.Methods)
 	f.permissions = words(s.Permissions)
-	return Any{kind: kind, h: unique.Make(f)}, nil
+	return Any{unique.Make(f)}, nil
 }
 
 func checkName(s string) error {

@@ -141,11 +141,11 @@ func (t Tool) String() string { return t.tool.String() }
 func As[S Scope](a Any) (s S, ok bool) {
 	switch p := any(&s).(type) {
 	case *Model:
-		*p, ok = Model{a}, a.kind == KindModel
+		*p, ok = Model{a}, a.Kind() == KindModel
 	case *Retrieval:
-		*p, ok = Retrieval{a}, a.kind == KindRetrieval
+		*p, ok = Retrieval{a}, a.Kind() == KindRetrieval
 	case *Tool:
-		*p, ok = Tool{a}, a.kind == KindTool
+		*p, ok = Tool{a}, a.Kind() == KindTool
 	}
 	if !ok {
 		var zero S
