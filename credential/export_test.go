@@ -13,3 +13,20 @@ func SetClocks(f func() (wall, mono time.Duration)) (restore func()) {
 	}
 	return func() { readClock = real }
 }
+
+// WantsMore and Challenges show what a WWW-Authenticate header is read as.
+var WantsMore = wantsMore
+
+// Challenges returns the schemes and parameters of a header.
+func Challenges(s string) (schemes []string, params []map[string]string) {
+	for _, c := range parseChallenges(s) {
+		schemes, params = append(schemes, c.scheme), append(params, c.params)
+	}
+	return schemes, params
+}
+
+// Peek reports what a token is read as: a JWT or not, readable or not.
+func Peek(token string) (isJWT bool, err error) {
+	_, isJWT, err = peek(token)
+	return isJWT, err
+}
