@@ -7,7 +7,8 @@
 // an authorization server, a model, a vector store, two tools (world.go). With
 // SPIFFE_ENDPOINT_SOCKET set, its identity comes from that agent instead.
 //
-// It exits with 1 unless everything it prints has happened.
+// This file tells the story; agent.go is what a program does once. It exits
+// with 1 unless everything it prints has happened.
 package main
 
 import (
@@ -17,77 +18,37 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
-	"github.com/taskcred/taskcred/credential/exchange"
-	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
-	"github.com/taskcred/taskcred/scope/policy"
 )
 
 func main() {
-	ctx := context.Background()
-	w, err := newWorld(ctx, os.Getenv("SPIFFE_ENDPOINT_SOCKET"))
-	if err == nil {
-		defer w.close()
-		err = run(ctx, os.Stdout, w)
-	}
-	if err != nil {
+	if err := quickstart(context.Background(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
 }
 
-// run is the agent: first what a program does once, then one task.
+func quickstart(ctx context.Context, out io.Writer) error {
+	w, err := newWorld(ctx, os.Getenv("SPIFFE_ENDPOINT_SOCKET"))
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	return run(ctx, out, w)
+}
+
+// run is one task, for one user.
 func run(ctx context.Context, out io.Writer, w *world) error {
-	say := func(topic, format string, args ...any) {
-		fmt.Fprintf(out, "%-10s %s\n", topic, fmt.Sprintf(format, args...))
+	a, err := newAgent(w, out)
+	if err != nil {
+		return err
 	}
-	say("identity", "%s, %s; no secret is configured anywhere", w.self.ID(), w.agent)
+	defer a.close()
+	a.say("identity", "%s, %s; no secret is configured anywhere", w.self.ID(), w.agent)
 
-	// What may be reached: three kinds of scope, three Go types.
-	chat, err := scope.NewModel(w.model.spec("chat", "POST", "chat:complete"))
-	if err != nil {
-		return err
-	}
-	handbook, err := scope.NewRetrieval(w.vectors.spec("handbook", "POST", "handbook:search"))
-	if err != nil {
-		return err
-	}
-	weather, err := scope.NewTool(w.weather.spec("weather.today", "GET", "weather:read"))
-	if err != nil {
-		return err
-	}
-	refund, err := scope.NewTool(w.payments.spec("payments.refund", "POST", "refunds:create"))
-	if err != nil {
-		return err
-	}
-	payout, err := scope.NewTool(w.payments.spec("payments.payout", "POST", "payouts:create"))
-	if err != nil {
-		return err
-	}
-
-	// Who mints, and who decides: once per process.
-	ledger := new(credential.Ledger)
-	models, err := newBroker[scope.Model](w, ledger, policy.Allow(chat))
-	if err != nil {
-		return err
-	}
-	defer models.Close()
-	retrievals, err := newBroker[scope.Retrieval](w, ledger, policy.Allow(handbook))
-	if err != nil {
-		return err
-	}
-	defer retrievals.Close()
-	tools, err := newBroker[scope.Tool](w, ledger, policy.Allow(weather, refund)) // no payouts
-	if err != nil {
-		return err
-	}
-	defer tools.Close()
-
-	// One task, for one user.
 	ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{
 		Tenant: "acme", Purpose: "refund order 42", Subject: w.user, Timeout: time.Minute,
 	})
@@ -95,140 +56,114 @@ func run(ctx context.Context, out io.Writer, w *world) error {
 		return err
 	}
 	defer task.End(ctx)
-	say("task", "%q for %s, tenant acme, until %s at the latest", "refund order 42", w.user.ID, task.Deadline().Format(time.TimeOnly))
+	a.say("task", "refund order 42, for %s of acme, until %s at the latest", w.user.ID, task.Deadline().Format(time.TimeOnly))
 
-	for _, call := range []struct {
-		topic  string
-		client *http.Client
-		method string
-		scope  scope.Any
+	for _, step := range []func(context.Context) error{a.calls, a.again, a.elsewhere, a.denied, a.inventory} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return a.end(ctx, task)
+}
+
+// calls reaches the model, the vector store and both tools, each with a
+// credential of its own.
+func (a *agent) calls(ctx context.Context) error {
+	for _, c := range []struct {
+		what, method string
+		client       *http.Client
+		scope        scope.Any
+		service      *service
 	}{
-		{"model", models.Client(chat), "POST", chat.Any()},
-		{"retrieval", retrievals.Client(handbook), "POST", handbook.Any()},
-		{"tool", tools.Client(weather), "GET", weather.Any()},
-		{"tool", tools.Client(refund), "POST", refund.Any()},
+		{"model", "POST", a.models.Client(a.chat), a.chat.Any(), a.model},
+		{"retrieval", "POST", a.retrievals.Client(a.handbook), a.handbook.Any(), a.vectors},
+		{"tool", "GET", a.tools.Client(a.forecast), a.forecast.Any(), a.weather},
+		{"tool", "POST", a.tools.Client(a.refund), a.refund.Any(), a.payments},
 	} {
-		answer, err := do(ctx, call.client, call.method, call.scope.Endpoint())
+		answer, err := do(ctx, c.client, c.method, c.scope.Endpoint())
 		if err != nil {
 			return err
 		}
-		say(call.topic, "%s says %q to a credential for %q alone", call.scope.Name(), answer, call.scope.Permissions())
+		a.say(c.what, "%s says %q to a credential that is good for this alone", c.scope.Name(), answer)
 	}
+	return differ(a.model.lastToken(), a.vectors.lastToken(), a.weather.lastToken(), a.payments.lastToken())
+}
 
-	// The same again: the credential is there, and the policy is asked again.
-	exchanges := w.as.Counts().Token
-	if _, err := do(ctx, tools.Client(refund), "POST", refund.Any().Endpoint()); err != nil {
+// again repeats a call: the credential is there, and the policy is asked.
+func (a *agent) again(ctx context.Context) error {
+	before := a.as.Counts().Token
+	if _, err := do(ctx, a.tools.Client(a.refund), "POST", a.refund.Any().Endpoint()); err != nil {
 		return err
 	}
-	if n := w.as.Counts().Token; n != exchanges {
-		return fmt.Errorf("the repeated call made %d exchanges", n-exchanges)
+	if after := a.as.Counts().Token; after != before {
+		return fmt.Errorf("the repeated call made %d exchanges", after-before)
 	}
-	say("cache", "payments.refund again: the same credential, %d exchanges so far", exchanges)
-
-	// Where it must not go, and what it must not do.
-	seen := len(w.weather.Requests())
-	_, err = do(ctx, tools.Client(refund), "POST", weather.Any().Endpoint())
-	if !errors.Is(err, credential.ErrOutOfScope) || len(w.weather.Requests()) != seen {
-		return fmt.Errorf("the refund client reached another host: %v", err)
-	}
-	say("pinned", "the refund client at the weather host: %v; nothing was sent", credential.ErrOutOfScope)
-	_, err = do(ctx, tools.Client(payout), "POST", payout.Any().Endpoint())
-	if !errors.Is(err, credential.ErrDenied) || w.as.Counts().Token != exchanges {
-		return fmt.Errorf("a payout was not denied: %v", err)
-	}
-	say("policy", "payments.payout: %v; the authorization server was not asked", credential.ErrDenied)
-
-	// What the task holds.
-	leases := ledger.Leases()
-	if len(leases) != 4 {
-		return fmt.Errorf("the inventory has %d entries, want 4", len(leases))
-	}
-	say("inventory", "%d live credentials", len(leases))
-	for _, l := range leases {
-		acting := ""
-		if l.Acting == credential.ActingDelegate {
-			acting = ", acting for " + l.Subject
-		}
-		say("", "  %-26s %s for %s%s", l.Scope, l.State, time.Until(l.Expires).Round(time.Second), acting)
-	}
-
-	// A tool that was broken into copies what it is given.
-	stolen := w.payments.lastToken()
-	before, _ := replay(w, stolen)
-	if before != http.StatusOK {
-		return fmt.Errorf("the copied token should work while the task runs, got %d", before)
-	}
-
-	// The task ends, and with it everything it was given.
-	if err := task.End(ctx); err != nil {
-		return err
-	}
-	if n := len(w.as.Active()); n != 0 {
-		return fmt.Errorf("%d tokens are alive after the end", n)
-	}
-	say("end", "the task has ended: all %d tokens ever issued are revoked, says the authorization server", len(w.as.Issued()))
-	if _, err := do(ctx, tools.Client(refund), "POST", refund.Any().Endpoint()); !errors.Is(err, credential.ErrTaskEnded) {
-		return fmt.Errorf("a call after the end: %v", err)
-	}
-	after, why := replay(w, stolen)
-	if after != http.StatusUnauthorized || why != "invalid_token" {
-		return fmt.Errorf("the copied token after the end: %d %s", after, why)
-	}
-	say("thief", "a copy of the refund token: %d while the task ran, %d %s now (by introspection)", before, after, why)
+	a.say("cache", "%s again: the same credential, from the cache", a.refund.Name())
 	return nil
 }
 
-// newBroker makes a broker for scopes of one kind. They share one ledger, and
-// here one authorization server.
-func newBroker[S scope.Scope](w *world, ledger *credential.Ledger, p policy.Decider) (*credential.Broker[S], error) {
-	issuer, err := exchange.New[S](exchange.Config{
-		Issuer:   w.as.Issuer(),
-		Workload: w.self,           // a JWT-SVID instead of a client secret
-		Base:     w.as.Transport(), // trusts the embedded server's certificate
-	})
-	if err != nil {
-		return nil, err
+// elsewhere sends the refund client to another host.
+func (a *agent) elsewhere(ctx context.Context) error {
+	before := len(a.weather.Requests())
+	_, err := do(ctx, a.tools.Client(a.refund), "POST", a.forecast.Any().Endpoint())
+	if !errors.Is(err, credential.ErrOutOfScope) || len(a.weather.Requests()) != before {
+		return fmt.Errorf("the refund client at another host: %v", err)
 	}
-	return credential.NewBroker(issuer, &credential.BrokerOptions{
-		Policy: p,
-		Ledger: ledger,
-		Base:   w.as.Transport(),
-	})
+	a.say("pinned", "the refund client at the weather host: %q, before anything is sent", credential.ErrOutOfScope)
+	return nil
 }
 
-// do is a tool as anybody would write it: it knows a client and nothing of
-// credentials.
-func do(ctx context.Context, client *http.Client, method, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader("{}"))
-	if err != nil {
-		return "", err
+// denied tries what the policy does not list.
+func (a *agent) denied(ctx context.Context) error {
+	before := a.as.Counts().Token
+	_, err := do(ctx, a.tools.Client(a.payout), "POST", a.payout.Any().Endpoint())
+	if !errors.Is(err, credential.ErrDenied) || a.as.Counts().Token != before {
+		return fmt.Errorf("a payout: %v", err)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answered %s", req.URL.Host, resp.Status)
-	}
-	return string(body), err
+	a.say("policy", "%s: %q, before anything is asked of the authorization server", a.payout.Name(), credential.ErrDenied)
+	return nil
 }
 
-// replay is the thief: it sends a copied token to the real tool, by hand.
-func replay(w *world, stolen secret.Text) (status int, why string) {
-	req, err := http.NewRequest("POST", w.payments.URL(), nil)
-	if err != nil {
-		return 0, err.Error()
+// inventory lists what the task holds, of all kinds.
+func (a *agent) inventory(context.Context) error {
+	leases := a.ledger.Leases()
+	if len(leases) != 4 {
+		return fmt.Errorf("the inventory has %d entries, want 4", len(leases))
 	}
-	req.Header.Set("Authorization", "Bearer "+secret.Reveal(stolen))
-	resp, err := w.as.Transport().RoundTrip(req)
-	if err != nil {
-		return 0, err.Error()
+	a.say("inventory", "%d credentials", len(leases))
+	for _, l := range leases {
+		whose := "for the agent itself"
+		if l.Acting == credential.ActingDelegate {
+			whose = "for the agent, acting for " + l.Subject
+		}
+		a.say("", "  %-21s %s, %v left, %s", l.Scope, l.State, time.Until(l.Expires).Round(time.Second), whose)
 	}
-	defer resp.Body.Close()
-	if strings.Contains(resp.Header.Get("WWW-Authenticate"), `error="invalid_token"`) {
-		why = "invalid_token"
+	return nil
+}
+
+// end ends the task, and sends a copied token to the tool before and after.
+func (a *agent) end(ctx context.Context, task *credential.Task) error {
+	stolen := a.payments.lastToken() // what a tool that was broken into has seen
+	before, _, err := a.replay(stolen)
+	if err != nil || before != http.StatusOK {
+		return fmt.Errorf("the copied token should work while the task runs: %d, %v", before, err)
 	}
-	return resp.StatusCode, why
+
+	if err := task.End(ctx); err != nil {
+		return err
+	}
+	if n := len(a.as.Active()); n != 0 {
+		return fmt.Errorf("%d tokens are alive after the end", n)
+	}
+	a.say("end", "the task has ended; of %d tokens issued, the authorization server knows none that is active", len(a.as.Issued()))
+	if _, err := do(ctx, a.tools.Client(a.refund), "POST", a.refund.Any().Endpoint()); !errors.Is(err, credential.ErrTaskEnded) {
+		return fmt.Errorf("a call after the end: %v", err)
+	}
+
+	after, why, err := a.replay(stolen)
+	if err != nil || after != http.StatusUnauthorized || why != "invalid_token" {
+		return fmt.Errorf("the copied token after the end: %d %s, %v", after, why, err)
+	}
+	a.say("thief", "a copied refund token: %d while the task ran, now %d %s, for the tool asks the server", before, after, why)
+	return nil
 }
