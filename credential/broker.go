@@ -70,12 +70,11 @@ type Broker[S scope.Scope] struct {
 	workload  string
 	closed    atomic.Bool
 
-	cache *lru.Cache[key, *lease] // read without mu, written with it
+	cache   *cache
+	rejects *lru.Cache[key, rejection]
 
-	mu       sync.Mutex // guards the fields below; no I/O, nobody else's code under it
-	flights  map[key]*flight
-	rejects  *lru.Cache[key, rejection]
-	unseated []*lease // leases that the cache just dropped
+	mu      sync.Mutex // guards flights and writes to cache; no I/O, nobody else's code under it
+	flights map[key]*flight
 }
 
 // key is what a credential is cached by. The task stands for tenant, subject
@@ -114,6 +113,7 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		base:    o.Base,
 		revoker: newRevoker(issuer),
 		timeout: or(o.IssueTimeout, defaultIssueTimeout),
+		cache:   newCache(or(o.MaxCached, defaultMaxCached)),
 		flights: map[key]*flight{},
 	}
 	if b.ledger == nil {
@@ -126,10 +126,6 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()
 	}
-	// lru.New fails for sizes below one only.
-	b.cache, _ = lru.NewWithEvict(or(o.MaxCached, defaultMaxCached), func(_ key, l *lease) {
-		b.unseated = append(b.unseated, l)
-	})
 	b.rejects, _ = lru.New[key, rejection](maxRejections)
 	return b, nil
 }
@@ -273,7 +269,7 @@ func decide(ctx context.Context, p policy.Decider, r policy.Request) (d policy.D
 // cached returns an acquired lease from the cache, nil when there is none that
 // may be used. Past a fraction of its life it is refreshed on the way.
 func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant) *lease {
-	l, ok := b.cache.Peek(k)
+	l, ok := b.cache.peek(k)
 	if !ok {
 		return nil
 	}
@@ -283,7 +279,7 @@ func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant
 	// Peek shares its lock between readers; telling the cache of a use does not.
 	// Once a second is enough to keep what is used.
 	if last := l.touched.Load(); now.mono-last > int64(time.Second) && l.touched.CompareAndSwap(last, now.mono) {
-		b.cache.Get(k)
+		b.cache.touch(k)
 	}
 	if f := l.fresh.Load(); f != 0 && now.mono >= f && l.renewal.CompareAndSwap(false, true) {
 		b.refresh(ctx, t, s, k)

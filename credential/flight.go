@@ -97,7 +97,7 @@ func (b *Broker[S]) board(ctx context.Context, t *Task, s S, k key, kind EventKi
 		f.waiters++
 		return f, false
 	}
-	if l, ok := b.cache.Peek(k); ok && kind == EventIssued && l.usable(readClock()) && l.uses.Load()&retiredBit == 0 {
+	if l, ok := b.cache.peek(k); ok && kind == EventIssued && l.usable(readClock()) && l.uses.Load()&retiredBit == 0 {
 		return nil, false
 	}
 	flying, cancel := b.detach(ctx, t)
@@ -139,13 +139,12 @@ func (b *Broker[S]) land(f *flight, k key) {
 	deserted := f.waiters == 0
 	var old *lease
 	if f.err == nil && !f.lease.once && !deserted && !f.lease.dead.Load() {
-		old, _ = b.cache.Peek(k)
-		b.cache.Add(k, f.lease)
+		old = b.cache.put(k, f.lease)
 	}
 	b.mu.Unlock()
 	close(f.done)
 	if old != nil {
-		old.retire() // the cache does not tell of a value that is replaced
+		old.retire()
 	}
 	if f.err == nil && deserted {
 		f.lease.retire()
@@ -156,7 +155,7 @@ func (b *Broker[S]) land(f *flight, k key) {
 // refresh starts a flight that nobody waits for. The cached lease serves until
 // it lands; where it fails, the next try comes after a pause.
 func (b *Broker[S]) refresh(ctx context.Context, t *Task, s S, k key) {
-	old, ok := b.cache.Peek(k)
+	old, ok := b.cache.peek(k)
 	if !ok {
 		return
 	}
@@ -183,11 +182,10 @@ func (b *Broker[S]) abort() {
 	}
 }
 
-// unseat retires what the cache has dropped since the last call.
+// unseat retires what the cache has let go.
 func (b *Broker[S]) unseat() {
 	b.mu.Lock()
-	dropped := b.unseated
-	b.unseated = nil
+	dropped := b.cache.takeDropped()
 	b.mu.Unlock()
 	for _, l := range dropped {
 		l.retire()
@@ -197,9 +195,7 @@ func (b *Broker[S]) unseat() {
 // uncache takes a lease out of the cache, if it is still there.
 func (b *Broker[S]) uncache(l *lease) {
 	b.mu.Lock()
-	if x, ok := b.cache.Peek(l.key); ok && x == l {
-		b.cache.Remove(l.key)
-	}
+	b.cache.remove(l)
 	b.mu.Unlock()
 	b.unseat()
 }

@@ -62,9 +62,10 @@ const (
 // concurrent use.
 type Task struct {
 	options TaskOptions
-	root    *Task // of a step: the outermost task; of a task: itself
-	parent  *Task // nil for a task
-	depth   int   // 0 for a task
+	root    *Task  // of a step: the outermost task; of a task: itself
+	parent  *Task  // nil for a task
+	depth   int    // 0 for a task
+	shard   uint32 // of caches
 	until   instant
 	ctx     context.Context // of the task's life: cancelled by End, deadline and parent
 	cancel  context.CancelFunc
@@ -106,7 +107,7 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	if err != nil {
 		return ctx, nil, err
 	}
-	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t := &Task{options: o, parent: parent, ended: make(chan struct{}), shard: lastShard.Add(1)}
 	t.root, t.until = t, at(now).add(o.Timeout)
 	if parent != nil {
 		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
