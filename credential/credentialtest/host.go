@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -36,7 +38,10 @@ func newHost(n *Network, origin string) (*host, error) {
 		return nil, fmt.Errorf("credentialtest: no loopback address to listen on: %w", err)
 	}
 	// Not httptest.NewTLSServer: it panics where this returned an error.
-	s := &httptest.Server{Listener: l, Config: &http.Server{ReadHeaderTimeout: 10 * time.Second}}
+	s := &httptest.Server{Listener: l, Config: &http.Server{
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          log.New(io.Discard, "", 0), // handshakes that a closing client gave up are nobody's news
+	}}
 	return &host{origin: "https://" + l.Addr().String(), listener: s}, nil
 }
 
