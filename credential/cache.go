@@ -1,43 +1,45 @@
 package credential
 
 import (
-	"sync/atomic"
+	"hash/maphash"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// cacheShards is how many caches share the keys of a broker. golang-lru has one
-// lock for each cache; readers on several cores would meet there.
-const cacheShards = 16
+// A cache from shardFrom leases on has shards: golang-lru has one lock for each
+// cache, and readers on several cores would meet there. A smaller one would
+// lose too much of its room to an uneven spread.
+const (
+	shardFrom   = 16 << 10
+	cacheShards = 16
+)
 
 // cache keeps live leases by key, bounded, the least recently used out first.
 // It is read from anywhere and written with the broker's mu held.
 type cache struct {
+	seed    maphash.Seed
 	shards  []*lru.Cache[key, *lease]
-	dropped []*lease // leases that it let go, for the broker to retire; under the broker's mu
+	evicted *lease // by the last put
 }
 
-// newCache returns a cache of at most size leases. A small one has one shard
-// and with it an exact order; in a large one each shard has its own.
 func newCache(size int) *cache {
-	n := cacheShards
-	if size < cacheShards*64 {
-		n = 1
+	n := 1
+	if size >= shardFrom {
+		n = cacheShards
 	}
-	c := &cache{shards: make([]*lru.Cache[key, *lease], n)}
+	c := &cache{seed: maphash.MakeSeed(), shards: make([]*lru.Cache[key, *lease], n)}
 	for i := range c.shards {
-		// lru.New fails for sizes below one only.
-		c.shards[i], _ = lru.NewWithEvict(size/n, func(_ key, l *lease) { c.dropped = append(c.dropped, l) })
+		// It fails for sizes below one only.
+		c.shards[i], _ = lru.NewWithEvict((size+n-1)/n, func(_ key, l *lease) { c.evicted = l })
 	}
 	return c
 }
 
-// lastShard deals tasks out to shards. A task's leases lie together: they are
-// few, see TaskOptions.MaxLeases, and choosing costs nothing on the hit path.
-var lastShard atomic.Uint32
-
 func (c *cache) of(k key) *lru.Cache[key, *lease] {
-	return c.shards[k.task.shard%uint32(len(c.shards))]
+	if len(c.shards) == 1 {
+		return c.shards[0]
+	}
+	return c.shards[maphash.Comparable(c.seed, k)%cacheShards]
 }
 
 // peek returns the lease of a key. Its lock is shared between readers, so the
@@ -47,24 +49,25 @@ func (c *cache) peek(k key) (*lease, bool) { return c.of(k).Peek(k) }
 // touch tells the cache of a use.
 func (c *cache) touch(k key) { c.of(k).Get(k) }
 
-// put enters a lease and returns the one it replaces, of which golang-lru does
-// not tell.
-func (c *cache) put(k key, l *lease) (old *lease) {
-	old, _ = c.of(k).Peek(k)
-	c.of(k).Add(k, l)
-	return old
+// put enters a lease and returns those that lost their place: one it replaces,
+// of which golang-lru does not tell, or the one that was evicted for it.
+func (c *cache) put(k key, l *lease) (out []*lease) {
+	shard := c.of(k)
+	if old, ok := shard.Peek(k); ok && old != l {
+		out = append(out, old)
+	}
+	c.evicted = nil
+	if shard.Add(k, l) {
+		out = append(out, c.evicted)
+	}
+	return out
 }
 
 // remove takes a lease out, if it is still there.
 func (c *cache) remove(l *lease) {
-	if x, ok := c.peek(l.key); ok && x == l {
-		c.of(l.key).Remove(l.key)
+	if shard := c.of(l.key); shard.Contains(l.key) {
+		if x, _ := shard.Peek(l.key); x == l {
+			shard.Remove(l.key)
+		}
 	}
-}
-
-// takeDropped returns what was let go since the last call.
-func (c *cache) takeDropped() []*lease {
-	d := c.dropped
-	c.dropped = nil
-	return d
 }

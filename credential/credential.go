@@ -52,10 +52,14 @@ func (c Credential[S]) Acting() Acting {
 // must ask for a new Credential on every use, because only that asks the
 // policy. Reading the text takes [secret.Reveal].
 //
-// An error matches [ErrTaskEnded] when task or lifetime are over.
+// An error matches [ErrTaskEnded] or [ErrExpired].
 func (c Credential[S]) Secret() (secret.Text, error) {
-	if c.lease == nil || !c.lease.usable(readClock()) || c.lease.task.over(readClock()) {
-		return secret.Text{}, &Error{Reason: ErrTaskEnded, Scope: c.scope.Name(), Detail: "the credential is no longer valid; ask for a new one on every use"}
+	now := readClock()
+	switch {
+	case c.lease != nil && c.lease.task.over(now):
+		return secret.Text{}, &Error{Reason: ErrTaskEnded, Scope: c.scope.Name()}
+	case c.lease == nil || !c.lease.usable(now):
+		return secret.Text{}, &Error{Reason: ErrExpired, Scope: c.scope.Name(), Detail: "ask for a new one on every use"}
 	}
 	return c.lease.token, nil
 }

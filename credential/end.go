@@ -29,7 +29,7 @@ func (t *Task) End(ctx context.Context) error {
 	case <-t.ended:
 		return t.endErr
 	case <-timer.C:
-		return unrevoked(t.family())
+		return unrevoked(t.family(), false)
 	}
 }
 
@@ -42,7 +42,7 @@ func (t *Task) finish(ctx context.Context) {
 	family := t.family()
 	t.revokeAll(ctx, family)
 	for _, s := range append(steps, t) {
-		s.endErr = unrevoked(slices.DeleteFunc(slices.Clone(family), func(l *lease) bool { return !l.task.within(s) }))
+		s.endErr = unrevoked(slices.DeleteFunc(slices.Clone(family), func(l *lease) bool { return !l.task.within(s) }), false)
 		close(s.ended)
 	}
 }

@@ -1,8 +1,10 @@
 package credential
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,11 +30,15 @@ const (
 	// ErrTaskEnded: the task was ended, its deadline passed or its context was
 	// cancelled.
 	ErrTaskEnded Reason = "the task has ended"
+	// ErrExpired: the credential's time is up, it was taken back, or it never
+	// was one. Ask for a new one on every use.
+	ErrExpired Reason = "the credential is no longer valid"
 	// ErrOutOfScope: the request is not one that the scope covers, or the scope
 	// is not among the task's Only. Nothing was sent.
 	ErrOutOfScope Reason = "out of scope"
-	// ErrNoSubject: the scope requires a subject and the task has none.
-	ErrNoSubject Reason = "the scope requires a subject"
+	// ErrNoSubject: the scope requires a subject and the task has none, or the
+	// subject's token has expired.
+	ErrNoSubject Reason = "no valid subject"
 	// ErrDenied: the policy did not say yes. Nothing was sent.
 	ErrDenied Reason = "denied by policy"
 	// ErrBlocked: a Ledger.Block is in force.
@@ -64,7 +70,9 @@ const (
 
 // Error is the error of this package and of issuers. Its text is safe to show
 // to a model: it never holds a token, a body, a header, a query, or an error
-// description of a server.
+// description of a server. Of an issuer's Error, the reasons [ErrIdentity],
+// [ErrIssuer], [ErrRefused], [ErrInvalid] and [ErrClosed] are passed on; any
+// other becomes ErrIssuer.
 type Error struct {
 	// Reason is what [errors.Is] matches.
 	Reason Reason
@@ -77,8 +85,10 @@ type Error struct {
 	Scope string
 	// Host is the host that answered or was asked for, "" when there was none.
 	Host string
-	// Detail is a sentence of the library's own that says what was wrong and
-	// what is accepted.
+	// Detail is a sentence that says what was wrong and what is accepted. It must
+	// not repeat what a server wrote. An issuer's Detail is dropped where it is
+	// longer than 300 bytes, holds a control character, or repeats the beginning
+	// of a token of the request or the answer.
 	Detail string
 	// RetryAfter is how long the issuer wants to be left alone; 0 when it did
 	// not say.
@@ -120,19 +130,29 @@ type UnrevokedError struct {
 	Leases []Lease
 }
 
-// Error names the scopes and when the last of their credentials dies.
+// Error names up to eight scopes and says when the last of their credentials
+// dies.
 func (e *UnrevokedError) Error() string {
 	var names []string
 	var last time.Time
+	unknown := false
 	for _, l := range e.Leases {
-		if n := l.Scope.Name(); len(names) == 0 || names[len(names)-1] != n {
-			names = append(names, n)
-		}
+		names = append(names, l.Scope.Name())
+		unknown = unknown || l.Expires.IsZero()
 		if l.Expires.After(last) {
 			last = l.Expires
 		}
 	}
-	return fmt.Sprintf("%v: %d left (%s), the last until %s", ErrUnrevoked, len(e.Leases), strings.Join(names, ", "), last.UTC().Format(time.RFC3339))
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if more := len(names) - 8; more > 0 {
+		names = append(names[:8], fmt.Sprintf("and %d more", more))
+	}
+	until := "until " + last.UTC().Format(time.RFC3339)
+	if unknown {
+		until = "for nobody knows how long"
+	}
+	return fmt.Sprintf("%v: %d left (%s), alive %s", ErrUnrevoked, len(e.Leases), strings.Join(names, ", "), until)
 }
 
 // Is reports whether target is [ErrUnrevoked].
@@ -148,16 +168,14 @@ func issuerError(err error, scope string) *Error {
 			out.Reason = e.Reason
 		}
 		out.Code, out.Host, out.RetryAfter = word(e.Code), hostWord(e.Host), e.RetryAfter
-		out.Detail = e.Detail
+		out.Detail = sentence(e.Detail)
 	}
 	switch {
-	case errors.Is(err, errDeadline):
-		out.ctx = errDeadline
-		if out.Code == "" {
-			out.Code = "timeout"
-		}
-	case errors.Is(err, errCanceled):
-		out.ctx = errCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		out.ctx = context.DeadlineExceeded
+		out.Code = or(out.Code, "timeout")
+	case errors.Is(err, context.Canceled):
+		out.ctx = context.Canceled
 	}
 	return out
 }
@@ -166,6 +184,14 @@ func issuerError(err error, scope string) *Error {
 func word(s string) string {
 	bad := func(r rune) bool { return !isAlnum(r) && !strings.ContainsRune("_-.", r) }
 	if len(s) > 64 || strings.ContainsFunc(s, bad) {
+		return ""
+	}
+	return s
+}
+
+// sentence returns s when it is one line of plain text and short, "" otherwise.
+func sentence(s string) string {
+	if len(s) > 300 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return ""
 	}
 	return s

@@ -65,15 +65,16 @@ func (r *recorder) wants(ctx context.Context, k EventKind) bool {
 }
 
 func (r *recorder) record(ctx context.Context, e Event) {
-	if r == nil || !r.wants(ctx, e.Kind) {
-		return
-	}
 	e.Time = readClock().time()
 	if r.sink != nil {
 		quietly(func() { r.sink(e) })
 	}
 	if r.logger != nil {
-		quietly(func() { r.logger.LogAttrs(ctx, level(e.Kind), "credential "+string(e.Kind), e.attrs()...) })
+		l := level(e.Kind)
+		if e.Reason == ErrCanceled {
+			l = slog.LevelDebug // the caller knows
+		}
+		quietly(func() { r.logger.LogAttrs(ctx, l, "credential "+string(e.Kind), e.attrs()...) })
 	}
 }
 

@@ -2,18 +2,20 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
 // flight is one request to the issuer that several callers wait for. It is
 // nobody's own: a caller that leaves does not end it, unless it was the last.
 type flight struct {
-	done    chan struct{} // closed when lease or err is set
+	kind    EventKind // EventIssued or EventRefreshed
+	alone   bool      // for one caller and one call; nobody joins
+	done    chan struct{}
 	cancel  context.CancelFunc
-	lease   *lease
+	lease   *lease // set before done is closed, like err
 	err     *Error
-	waiters int  // guarded by the broker's mu; a refresh counts as one
-	alone   bool // its lease is for one call and its key is not in the map
+	waiters int // guarded by the broker's mu; a refresh counts as one
 }
 
 // join waits for the flight of a key, and starts it where there is none. It
@@ -44,16 +46,14 @@ func (b *Broker[S]) join(ctx context.Context, t *Task, s S, k key) (*lease, erro
 
 // mintAlone mints for one caller, whom nobody joins.
 func (b *Broker[S]) mintAlone(ctx context.Context, t *Task, s S, k key) (*lease, error) {
-	flying, cancel := b.detach(ctx, t)
-	f := &flight{done: make(chan struct{}), cancel: cancel, waiters: 1, alone: true}
-	go b.fly(flying, f, t, s, k, EventIssued)
+	f := b.depart(ctx, t, s, k, &flight{kind: EventIssued, alone: true})
 	if err := b.wait(ctx, t, s, k, f); err != nil {
 		return nil, err
 	}
-	if !f.lease.acquire() {
-		return nil, or(b.gone(ctx, t, s), error(&Error{Reason: ErrTaskEnded, Scope: s.Name()}))
+	if f.lease.acquire() {
+		return f.lease, nil
 	}
-	return f.lease, nil
+	return nil, or(b.gone(ctx, t, s), error(&Error{Reason: ErrTaskEnded, Scope: s.Name(), Detail: "the credential was taken back at once"}))
 }
 
 // wait waits for a flight, each caller on its own context.
@@ -97,14 +97,22 @@ func (b *Broker[S]) board(ctx context.Context, t *Task, s S, k key, kind EventKi
 		f.waiters++
 		return f, false
 	}
-	if l, ok := b.cache.peek(k); ok && kind == EventIssued && l.usable(readClock()) && l.uses.Load()&retiredBit == 0 {
-		return nil, false
+	if kind == EventIssued {
+		if l, ok := b.cache.peek(k); ok && l.usable(readClock()) && !l.retired() {
+			return nil, false
+		}
 	}
-	flying, cancel := b.detach(ctx, t)
-	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
+	f = &flight{kind: kind}
 	b.flights[k] = f
-	go b.fly(flying, f, t, s, k, kind)
-	return f, true
+	return b.depart(ctx, t, s, k, f), true
+}
+
+// depart starts a flight, with one waiter.
+func (b *Broker[S]) depart(ctx context.Context, t *Task, s S, k key, f *flight) *flight {
+	ctx, f.cancel = b.detach(ctx, t)
+	f.done, f.waiters = make(chan struct{}), 1
+	go b.fly(ctx, f, t, s, k)
+	return f
 }
 
 // leave takes a waiter away. A flight that nobody waits for is aborted, and
@@ -122,74 +130,51 @@ func (b *Broker[S]) leave(f *flight, k key) {
 }
 
 // fly mints and lands.
-func (b *Broker[S]) fly(ctx context.Context, f *flight, t *Task, s S, k key, kind EventKind) {
+func (b *Broker[S]) fly(ctx context.Context, f *flight, t *Task, s S, k key) {
 	defer f.cancel()
 	// An issuer that calls runtime.Goexit leaves this in place for the waiters.
 	f.err = &Error{Reason: ErrIssuer, Scope: s.Name(), Code: "panic"}
 	defer b.land(f, k)
-	f.lease, f.err = b.mint(ctx, t, s, k, kind, f.alone)
+	f.lease, f.err = b.mint(ctx, f, t, s, k)
 }
 
-// land shows the result of a flight to its waiters and to the cache.
+// land shows the result of a flight to the cache and to its waiters.
 func (b *Broker[S]) land(f *flight, k key) {
 	b.mu.Lock()
 	if b.flights[k] == f {
 		delete(b.flights, k)
 	}
-	deserted := f.waiters == 0
-	var old *lease
-	if f.err == nil && !f.lease.once && !deserted && !f.lease.dead.Load() {
-		old = b.cache.put(k, f.lease)
+	var idle []*lease // nobody will use them again
+	switch l := f.lease; {
+	case f.err != nil:
+	case f.waiters == 0:
+		idle = append(idle, l)
+	case !l.once && !l.dead.Load():
+		idle = b.cache.put(k, l)
 	}
 	b.mu.Unlock()
 	close(f.done)
-	if old != nil {
-		old.retire()
+	for _, l := range idle {
+		l.retire()
 	}
-	if f.err == nil && deserted {
-		f.lease.retire()
-	}
-	b.unseat()
 }
 
-// refresh starts a flight that nobody waits for. The cached lease serves until
-// it lands; where it fails, the next try comes after a pause.
-func (b *Broker[S]) refresh(ctx context.Context, t *Task, s S, k key) {
-	old, ok := b.cache.peek(k)
-	if !ok {
-		return
-	}
-	f, started := b.board(ctx, t, s, k, EventRefreshed)
+// refresh starts a flight to replace old, for which nobody waits: old serves
+// until it lands. Where it fails, the next try comes after a pause.
+func (b *Broker[S]) refresh(ctx context.Context, old *lease, t *Task, s S) {
+	f, started := b.board(ctx, t, s, old.key, EventRefreshed)
 	if !started {
-		b.leave(f, k)
+		b.leave(f, old.key)
+		old.renewal.Store(false)
 		return
 	}
 	go func() {
 		<-f.done
 		now := readClock()
-		old.fresh.Store(now.mono + int64(max(now.until(old.until)/4, 500*time.Millisecond)))
+		pause := max(now.until(old.until)/4, 500*time.Millisecond)
+		old.fresh.Store(now.add(pause).mono)
 		old.renewal.Store(false)
 	}()
-}
-
-// abort cancels all flights, for Close.
-func (b *Broker[S]) abort() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for k, f := range b.flights {
-		f.cancel()
-		delete(b.flights, k)
-	}
-}
-
-// unseat retires what the cache has let go.
-func (b *Broker[S]) unseat() {
-	b.mu.Lock()
-	dropped := b.cache.takeDropped()
-	b.mu.Unlock()
-	for _, l := range dropped {
-		l.retire()
-	}
 }
 
 // uncache takes a lease out of the cache, if it is still there.
@@ -197,5 +182,13 @@ func (b *Broker[S]) uncache(l *lease) {
 	b.mu.Lock()
 	b.cache.remove(l)
 	b.mu.Unlock()
-	b.unseat()
+}
+
+// canceled is the error of a caller whose context has ended.
+func canceled(ctx context.Context, scope string) *Error {
+	e := &Error{Reason: ErrCanceled, Scope: scope, ctx: context.Canceled}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		e.ctx = context.DeadlineExceeded
+	}
+	return e
 }

@@ -21,13 +21,16 @@ import (
 // revokes. Where it received a token that must not be used, it returns the
 // response together with an error, and the Broker has the token revoked.
 //
-// An error should be an [*Error], whose text may be shown to a model. Of any
-// other error only the fact is passed on: its text may hold secrets.
+// An error should be an [*Error], whose text may be shown to a model; what of
+// it is passed on, Error says. Of any other error only the fact is: its text may
+// hold secrets.
 type Issuer[S scope.Scope] interface {
 	Issue(ctx context.Context, r TokenRequest[S]) (TokenResponse, error)
 }
 
-// IssuerFunc makes an [Issuer] of a func.
+// IssuerFunc makes an [Issuer] of a func. A func is neither a [Revoker] nor
+// [Identified]: its tokens live until they expire, [Task.End] names them in its
+// error, and policies are not told the workload. Declare a type for those.
 type IssuerFunc[S scope.Scope] func(ctx context.Context, r TokenRequest[S]) (TokenResponse, error)
 
 // Issue calls f.

@@ -12,7 +12,8 @@ import (
 // Lease is the record of one credential, as the inventory and events show it.
 // It holds no secret.
 type Lease struct {
-	// ID tells the lease from all others of the process.
+	// ID tells the lease from all others of its ledger. Zero means that there is
+	// no token yet.
 	ID uint64
 	// Task is the id of the outermost task; Step that of the innermost step,
 	// equal to Task where there is none.
@@ -60,18 +61,18 @@ type Acting string
 const (
 	// ActingUnknown: there is no subject, or the token is opaque.
 	ActingUnknown Acting = ""
-	// ActingDelegate: the token has an "act" claim; whoever reads it sees subject
+	// ActingDelegation: the token has an "act" claim; whoever reads it sees subject
 	// and actor (RFC 8693 section 1.1, delegation).
-	ActingDelegate Acting = "delegation"
-	// ActingAsSubject: the token can be read and has no "act" claim; the workload
+	ActingDelegation Acting = "delegation"
+	// ActingImpersonation: the token can be read and has no "act" claim; the workload
 	// cannot be told from the subject (RFC 8693 section 1.1, impersonation).
-	ActingAsSubject Acting = "impersonation"
+	ActingImpersonation Acting = "impersonation"
 )
 
 // lease is one token and its life. What is not marked otherwise is written
-// before the lease goes live and not after.
+// before the ledger knows of a token, and not after.
 type lease struct {
-	facts  Lease // State, Issued, Expires and Acting are guarded by ledger.mu
+	facts  Lease // ID, State, Expires and Acting are guarded by ledger.mu
 	task   *Task
 	key    key
 	ledger *Ledger
@@ -96,12 +97,15 @@ type lease struct {
 	uses    atomic.Uint64 // calls that carry it, and retiredBit
 	renewal atomic.Bool   // one refresh at a time
 
-	tried  chan struct{} // closed when its revocation was tried, or is not needed
-	settle func()        // closes tried, once
+	tried chan struct{} // closed when its revocation was tried, or is not needed
+	tell  func()        // closes tried, once
 }
 
 // retiredBit marks a lease that is to be revoked when its last call is over.
 const retiredBit = 1 << 63
+
+// retired reports whether the token has no new uses.
+func (l *lease) retired() bool { return l.uses.Load()&retiredBit != 0 }
 
 // usable reports whether a new call may carry the token at now.
 func (l *lease) usable(now instant) bool {
@@ -135,12 +139,16 @@ func (l *lease) release() {
 }
 
 // handOut notes that somebody outside the library holds the token: it stays
-// alive until its task ends, however often it is superseded.
+// alive until its task ends, however often it is superseded. It fails when the
+// token is good for one call only, or has been retired meanwhile.
 func (l *lease) handOut() bool {
+	if l.once {
+		return false
+	}
 	if !l.loose.Load() {
 		l.loose.Store(true)
 	}
-	return l.uses.Load()&retiredBit == 0 && !l.dead.Load()
+	return !l.retired() && !l.dead.Load()
 }
 
 // retire gives the token no new uses, because it was superseded, evicted or

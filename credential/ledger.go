@@ -37,19 +37,19 @@ type fingerprint [sha256.Size]byte
 // Leases returns the inventory: what is pending, live, being revoked, or
 // unrevocable and not yet dead, oldest first.
 func (l *Ledger) Leases() []Lease {
-	now := readClock()
+	l.sweep(func(*lease) bool { return true })
 	all := l.find(func(*lease) bool { return true })
 	out := make([]Lease, 0, len(all))
 	for _, x := range all {
-		if f, ok := l.snapshot(x); ok && !l.expired(x, now) {
+		if f, ok := l.snapshot(x); ok {
 			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// Revoke takes back every credential that match accepts: none is used again,
-// and each is revoked at its issuer. A credential that is just being issued
+// Revoke takes back every credential that match accepts; nil means all. None is
+// used again, and each is revoked at its issuer. A credential that is just being issued
 // counts, with its ID and Expires still zero. Revoke waits for one attempt at
 // each or for ctx, and returns nil when all were revoked, otherwise an
 // [*UnrevokedError]; those left are tried again in the background until they
@@ -62,7 +62,7 @@ func (l *Ledger) Revoke(ctx context.Context, match func(Lease) bool) error {
 	// One that is pending has no token yet. It is doomed: its flight has the
 	// token revoked when it comes, and nobody waits for that.
 	await(ctx, slices.DeleteFunc(slices.Clone(hit), l.pending))
-	return unrevoked(hit)
+	return unrevoked(hit, false)
 }
 
 // await waits until the revocation of each was tried, or for ctx.
@@ -103,7 +103,7 @@ func (l *Ledger) Block(ctx context.Context, match func(Lease) bool) (unblock fun
 func (l *Ledger) open(x *lease) *Error {
 	x.facts.State, x.facts.Issued = LeasePending, readClock().time()
 	if err := x.task.claim(l); err != nil {
-		l.sweep(x.task)
+		l.sweep(func(y *lease) bool { return y.task == x.task })
 		if err = x.task.claim(l); err != nil {
 			return err
 		}
@@ -140,39 +140,62 @@ func (l *Ledger) print(t secret.Text) (f fingerprint) {
 	return f
 }
 
-// holder returns the lease that has the token, nil when none has.
-func (l *Ledger) holder(f fingerprint) *lease {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.tokens[f]
-}
-
-// activate makes a lease live, with the token that has come for it and dies at
-// dies. It fails when the lease was revoked or its task ended while the issuer
-// was asked.
-func (l *Ledger) activate(x *lease, dies instant) bool {
-	closed := x.task.isClosed()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.enter(x, dies)
-	if x.facts.State != LeasePending || closed {
-		return false
+// settle enters what came of asking the issuer: a lease with a token goes live,
+// unless it was refused, or was revoked or outlived by its task while the
+// issuer was asked; then the token is revoked. One decision under one lock: two
+// answers with the same token must not both be believed.
+func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
+	if x.token.IsZero() {
+		l.close(x)
+		return refused
 	}
+	ended, extra := x.task.isClosed(), l.print(x.extra)
+	l.mu.Lock()
+	if l.tokens[extra] != nil {
+		x.extra = secret.Text{} // somebody else's, not ours to revoke
+	}
+	old := l.tokens[x.print]
+	if old != nil && !old.sameAs(x) {
+		l.mu.Unlock()
+		l.close(x)
+		return orRefused(refused, x.key.scope.Name(), "foreign_token", "the answer is a token that is in use elsewhere")
+	}
+	l.tokens[x.print] = x
+	x.facts.ID = l.lastID.Add(1)
+	x.facts.Expires, x.facts.Acting = x.expires, x.acting
+	switch {
+	case refused != nil:
+	case ended:
+		refused = &Error{Reason: ErrTaskEnded, Scope: x.key.scope.Name()}
+	case x.facts.State != LeasePending:
+		refused = &Error{Reason: ErrRefused, Scope: x.key.scope.Name(), Code: "taken_back", Detail: "it was taken back while it was being issued"}
+	}
+	x.dead.Store(refused != nil)
 	x.facts.State = LeaseLive
-	return true
+	if refused != nil {
+		x.facts.State = LeaseRevoking
+	}
+	l.mu.Unlock()
+	if old != nil {
+		l.close(old)
+		old.drop(old)
+	}
+	if refused != nil {
+		x.owner.add(ctx, x)
+	}
+	return refused
 }
 
-// enter notes what is known of a token. It is called with mu held.
-func (l *Ledger) enter(x *lease, dies instant) {
-	x.facts.ID = l.lastID.Add(1)
-	x.facts.Expires, x.facts.Acting, x.dies = x.expires, x.acting, dies
-	l.tokens[x.print] = x
+// sameAs reports whether x, which has the same token, takes old's place: some
+// servers give a token that they gave before.
+func (old *lease) sameAs(x *lease) bool {
+	return old.key == x.key && old.owner == x.owner && !old.once && !old.dead.Load()
 }
 
 // revoke takes a lease out of use and has it revoked. It does not wait.
 func (l *Ledger) revoke(ctx context.Context, x *lease) {
-	x.dead.Store(true)
 	l.mu.Lock()
+	x.dead.Store(true) // under the lock, as settle's
 	before := x.facts.State
 	switch before {
 	case LeasePending:
@@ -188,38 +211,25 @@ func (l *Ledger) revoke(ctx context.Context, x *lease) {
 	x.owner.add(ctx, x)
 }
 
-// recall has a token revoked that came too late or was refused.
-func (l *Ledger) recall(ctx context.Context, x *lease, dies instant) {
-	x.dead.Store(true)
-	l.mu.Lock()
-	if x.facts.ID == 0 {
-		l.enter(x, dies)
-	}
-	x.facts.State = LeaseRevoking
-	l.mu.Unlock()
-	x.owner.add(ctx, x)
-}
-
 // unrevocable notes that the issuer cannot take the token back, and returns
 // how long it still lives.
 func (l *Ledger) unrevocable(x *lease) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x.facts.State = LeaseUnrevocable
-	return readClock().until(x.dies)
+	return max(readClock().until(x.dies), 0)
 }
 
 // expired reports whether the token has died by itself, by the issuer's word.
 func (l *Ledger) expired(x *lease, now instant) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return x.dies != instant{} && now.reached(x.dies)
+	f, _ := l.snapshot(x)
+	return f.ID != 0 && now.reached(x.dies)
 }
 
 // close takes a lease out of the ledger: its token is dead, or never came.
 func (l *Ledger) close(x *lease) {
-	x.dead.Store(true)
 	l.mu.Lock()
+	x.dead.Store(true)
 	if x.facts.State == leaseGone {
 		l.mu.Unlock()
 		return
@@ -235,14 +245,14 @@ func (l *Ledger) close(x *lease) {
 	}
 	l.mu.Unlock()
 	x.task.release()
-	x.settle()
+	x.tell()
 }
 
-// sweep closes the leases of a task whose tokens have died by themselves.
-func (l *Ledger) sweep(t *Task) {
+// sweep closes those leases whose tokens have died by themselves.
+func (l *Ledger) sweep(which func(*lease) bool) {
 	now := readClock()
-	for _, x := range l.of(t.root) {
-		if x.task == t && l.expired(x, now) {
+	for _, x := range l.find(which) {
+		if l.expired(x, now) {
 			l.expire(context.Background(), x)
 		}
 	}
@@ -298,7 +308,9 @@ func (l *Ledger) matching(match func(Lease) bool) []*lease {
 // quietMatch calls a user's match; a panic matches, for to revoke too much is
 // the safe side.
 func quietMatch(match func(Lease) bool, f Lease) (matched bool) {
-	matched = true
+	if matched = true; match == nil {
+		return
+	}
 	quietly(func() { matched = match(f) })
 	return matched
 }
@@ -309,18 +321,22 @@ func (l *Ledger) snapshot(x *lease) (f Lease, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f = x.facts
-	ok = f.State != leaseGone
-	if f.State == leaseDoomed {
+	switch f.State {
+	case leaseGone:
+		f.State = ""
+		return f, false
+	case leaseDoomed:
 		f.State = LeasePending
 	}
-	return f, ok
+	return f, true
 }
 
-// unrevoked returns an error that names those of all whose token may be alive.
-func unrevoked(all []*lease) error {
+// unrevoked returns an error that names those of all whose token may be alive,
+// with those that are still being issued where pending says so.
+func unrevoked(all []*lease, pending bool) error {
 	var left []Lease
 	for _, x := range all {
-		if f, ok := x.ledger.snapshot(x); ok && f.State != LeasePending {
+		if f, ok := x.ledger.snapshot(x); ok && (pending || f.State != LeasePending) {
 			left = append(left, f)
 		}
 	}

@@ -23,22 +23,31 @@ type rejection struct {
 // every call into an exchange.
 func (b *Broker[S]) reject(l *lease) {
 	b.ledger.revoke(context.Background(), l)
-	r, _ := b.rejects.Get(l.key)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r, _ := b.rejects.Peek(l.key)
 	if r.strikes++; r.strikes >= 2 {
 		r.until = readClock().add(rejectPause)
 	}
 	b.rejects.Add(l.key, r)
+	b.struck.Store(true)
 }
 
 // accept forgets what the endpoint rejected before.
 func (b *Broker[S]) accept(l *lease) {
-	if b.rejects.Len() > 0 {
-		b.rejects.Remove(l.key)
+	if !b.struck.Load() { // as ever
+		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rejects.Remove(l.key)
+	b.struck.Store(b.rejects.Len() > 0)
 }
 
-// rejected reports whether issuing for a key is stopped.
-func (b *Broker[S]) rejected(k key) bool {
-	r, ok := b.rejects.Peek(k)
-	return ok && r.until != instant{} && !readClock().reached(r.until)
+// rejected returns an error where issuing for a key is stopped.
+func (b *Broker[S]) rejected(k key) *Error {
+	if r, ok := b.rejects.Peek(k); ok && r.until != (instant{}) && !readClock().reached(r.until) {
+		return &Error{Reason: ErrRejected, Detail: "it answered 401 to fresh credentials; issuing resumes in a moment"}
+	}
+	return nil
 }

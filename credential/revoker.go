@@ -117,7 +117,7 @@ func (r *revoker) try(v *revocation) {
 		return
 	}
 	err := r.attempt(v)
-	defer l.settle()
+	defer l.tell()
 	if err == nil {
 		l.ledger.close(l)
 		l.events.record(v.ctx, Event{Kind: EventRevoked, Lease: f})
@@ -175,11 +175,16 @@ func (r *revoker) close() {
 	}
 }
 
-// abandon gives a token up that nobody will revoke any more.
+// abandon gives a token up that nobody will revoke any more. It stays in the
+// inventory, which drops it when it has died.
 func (r *revoker) abandon(v *revocation) {
-	if f, ok := v.lease.ledger.snapshot(v.lease); ok {
-		v.lease.ledger.close(v.lease)
-		v.lease.events.failed(v.ctx, EventRevokeFailed, f, &Error{Reason: ErrClosed}, nil)
+	l := v.lease
+	if f, ok := l.ledger.snapshot(l); ok {
+		if f.State != LeaseUnrevocable { // that was said before
+			l.events.failed(v.ctx, EventRevokeFailed, f, &Error{Reason: ErrClosed, Scope: f.Scope.Name()}, nil)
+		}
+		l.ledger.unrevocable(l)
+		l.tell()
 	}
 }
 

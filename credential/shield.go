@@ -57,10 +57,12 @@ func shield(ctx context.Context) context.Context {
 
 // detach returns the context of a flight: the caller's values, but not its
 // cancellation and no trace, so that nobody sees the tokens that go to the
-// issuer; it ends with the task, and after the broker's timeout.
+// issuer. It ends with the task, with the broker, and after the broker's
+// timeout.
 func (b *Broker[S]) detach(ctx context.Context, t *Task) (context.Context, context.CancelFunc) {
 	life, cancel := context.WithTimeout(t.ctx, b.timeout)
-	return flying{life, ctx}, cancel
+	stop := context.AfterFunc(b.life, cancel)
+	return flying{life, ctx}, func() { stop(); cancel() }
 }
 
 // flying has the life of one context and the values of another.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -62,16 +63,19 @@ const (
 // concurrent use.
 type Task struct {
 	options TaskOptions
-	root    *Task  // of a step: the outermost task; of a task: itself
-	parent  *Task  // nil for a task
-	depth   int    // 0 for a task
-	shard   uint32 // of caches
+	root    *Task // of a step: the outermost task; of a task: itself
+	parent  *Task // nil for a task
+	depth   int   // 0 for a task
 	until   instant
-	ctx     context.Context // of the task's life: cancelled by End, deadline and parent
-	cancel  context.CancelFunc
-	stop    func() bool // keeps the task from ending itself
-	ended   chan struct{}
-	endErr  error // set before ended is closed
+	// subjectUntil is when the subject's token expires, far away where it is not
+	// known.
+	subjectUntil instant
+
+	ctx    context.Context // of the task's life: cancelled by End, deadline and parent
+	cancel context.CancelFunc
+	stop   func() bool // keeps the task from ending itself
+	ended  chan struct{}
+	endErr error // set before ended is closed
 
 	mu      sync.Mutex // guards the fields below; no I/O, nobody else's code under it
 	closed  bool       // no more leases, no more steps
@@ -95,6 +99,7 @@ func TaskFrom(ctx context.Context) *Task {
 //
 // The task ends when [Task.End] is called, when its Timeout has passed or when
 // ctx is cancelled, whichever comes first; the context returned ends with it.
+// Under a ctx that is cancelled already it has ended when it starts.
 // Call End in any case, with defer: only it waits for revocation and says what
 // was left.
 //
@@ -102,13 +107,22 @@ func TaskFrom(ctx context.Context) *Task {
 // [ErrTaskEnded]; nothing was started then.
 func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, error) {
 	parent := TaskFrom(ctx)
-	now := time.Now()
-	o, err := o.resolve(parent, now)
-	if err != nil {
+	now := readClock()
+	if err := o.check(now); err != nil {
 		return ctx, nil, err
 	}
-	t := &Task{options: o, parent: parent, ended: make(chan struct{}), shard: lastShard.Add(1)}
-	t.root, t.until = t, at(now).add(o.Timeout)
+	o = o.fill()
+	if parent != nil {
+		var err error
+		if o, err = o.inherit(parent); err != nil {
+			return ctx, nil, err
+		}
+	}
+	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
+	if x := o.Subject.Expiry; !x.IsZero() {
+		t.subjectUntil = wallAt(x, now)
+	}
 	if parent != nil {
 		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
 	}
@@ -122,69 +136,68 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	return context.WithValue(t.ctx, taskKey{}, t), t, nil
 }
 
-// resolve checks o and fills in what is inherited and what zero means.
-func (o TaskOptions) resolve(parent *Task, now time.Time) (TaskOptions, error) {
-	fail := func(field, format string, args ...any) (TaskOptions, error) {
-		return o, &Error{Reason: ErrInvalid, Detail: "TaskOptions." + field + " " + fmt.Sprintf(format, args...)}
-	}
+// check names the first field that is wrong.
+func (o *TaskOptions) check(now instant) error {
 	for _, f := range [...]struct{ name, value string }{{"ID", o.ID}, {"Tenant", o.Tenant}, {"Purpose", o.Purpose}} {
-		if strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(f.value) > 1024 {
-			return fail(f.name, "holds a control character or is longer than 1024 bytes")
+		switch {
+		case len(f.value) > 1024:
+			return badTask(f.name, "is %d bytes long; at most 1024 are accepted", len(f.value))
+		case strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == 0x7f }):
+			return badTask(f.name, "%q holds a control character", f.value)
 		}
 	}
-	if err := o.Subject.Validate(now); err != nil {
-		return fail("Subject", "is not usable: %v", err)
+	if err := o.Subject.Validate(now.time()); err != nil {
+		return badTask("Subject", "is not usable: %v", err)
 	}
-	switch {
+	switch i := slices.IndexFunc(o.Only, scope.Any.IsZero); {
 	case o.Timeout < 0:
-		return fail("Timeout", "is %v; use a positive duration, or 0 for %v", o.Timeout, defaultTaskTimeout)
+		return badTask("Timeout", "is %v; use a positive duration, or 0 for %v", o.Timeout, defaultTaskTimeout)
 	case o.EndTimeout < 0:
-		return fail("EndTimeout", "is %v; use a positive duration, or 0 for %v", o.EndTimeout, defaultEndTimeout)
+		return badTask("EndTimeout", "is %v; use a positive duration, or 0 for %v", o.EndTimeout, defaultEndTimeout)
 	case o.MaxLeases < 0:
-		return fail("MaxLeases", "is %d; use a positive number, or 0 for %d", o.MaxLeases, defaultMaxLeases)
-	case slices.ContainsFunc(o.Only, scope.Any.IsZero):
-		return fail("Only", "holds the zero scope")
+		return badTask("MaxLeases", "is %d; use a positive number, or 0 for %d", o.MaxLeases, defaultMaxLeases)
+	case i >= 0:
+		return badTask("Only", "[%d] is the zero scope; make one with scope.NewTool or its like", i)
 	}
+	return nil
+}
+
+func badTask(field, format string, args ...any) error {
+	return &Error{Reason: ErrInvalid, Detail: "TaskOptions." + field + " " + fmt.Sprintf(format, args...)}
+}
+
+// fill puts what zero means in its place.
+func (o TaskOptions) fill() TaskOptions {
 	if o.ID == "" {
 		o.ID = rand.Text()
 	}
-	if o.Timeout == 0 {
-		o.Timeout = defaultTaskTimeout
-	}
-	if o.EndTimeout == 0 {
-		o.EndTimeout = defaultEndTimeout
-	}
-	if o.MaxLeases == 0 {
-		o.MaxLeases = defaultMaxLeases
-	}
+	o.Timeout = or(o.Timeout, defaultTaskTimeout)
+	o.EndTimeout = or(o.EndTimeout, defaultEndTimeout)
+	o.MaxLeases = or(o.MaxLeases, defaultMaxLeases)
 	o.Only = slices.Clone(o.Only)
-	if parent == nil {
-		return o, nil
-	}
+	return o
+}
 
-	p := parent.options
-	if o.Tenant == "" {
-		o.Tenant = p.Tenant
-	}
-	if o.Purpose == "" {
-		o.Purpose = p.Purpose
-	}
+// inherit fills in what a step takes over from its parent, and refuses what
+// does not narrow.
+func (o TaskOptions) inherit(parent *Task) (TaskOptions, error) {
+	p := &parent.options
+	o.Tenant = or(o.Tenant, p.Tenant)
+	o.Purpose = or(o.Purpose, p.Purpose)
 	if o.Subject.IsZero() {
 		o.Subject = p.Subject
 	}
+	if o.Only == nil {
+		o.Only = p.Only
+	}
+	i := slices.IndexFunc(o.Only, func(s scope.Any) bool { return !parent.permits(s) })
 	switch {
 	case o.Tenant != p.Tenant:
-		return fail("Tenant", "%q is not the parent's %q; start another task for another tenant", o.Tenant, p.Tenant)
+		return o, badTask("Tenant", "%q is not the parent's %q; start another task for another tenant", o.Tenant, p.Tenant)
 	case !o.Subject.Equal(p.Subject):
-		return fail("Subject", "is not the parent's; start another task for another subject")
-	case o.Only == nil:
-		o.Only = p.Only
-	case p.Only != nil:
-		for _, s := range o.Only {
-			if !parent.permits(s) {
-				return fail("Only", "holds %s, which the parent's does not include", s)
-			}
-		}
+		return o, badTask("Subject", "is not the parent's; start another task for another subject")
+	case i >= 0:
+		return o, badTask("Only", "[%d] is %v, which none of the parent's includes", i, o.Only[i])
 	}
 	return o, nil
 }
@@ -215,6 +228,9 @@ func (t *Task) permits(s scope.Any) bool {
 func (t *Task) over(now instant) bool {
 	return t.ctx.Err() != nil || now.reached(t.until)
 }
+
+// subjectOver reports whether the subject's token has expired.
+func (t *Task) subjectOver(now instant) bool { return now.reached(t.subjectUntil) }
 
 // adopt makes child a step of t, unless t has ended.
 func (t *Task) adopt(child *Task) bool {

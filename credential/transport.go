@@ -107,7 +107,8 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 	case resp.StatusCode == http.StatusForbidden && wantsMore(resp.Header):
 		t.broker.accept(l)
 		discard(resp)
-		return nil, &Error{Reason: ErrInsufficientScope, Scope: t.scope.Name(), Host: hostWord(req.URL.Host)}
+		err := &Error{Reason: ErrInsufficientScope, Scope: t.scope.Name(), Host: hostWord(req.URL.Host)}
+		return nil, t.broker.deny(req.Context(), l.task, l.key.scope, err, nil)
 	default:
 		t.broker.accept(l)
 	}
@@ -119,8 +120,7 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 	ctx, b := req.Context(), t.broker
 	if err := t.covers(t.scope, req); err != nil {
-		b.deny(ctx, TaskFrom(ctx), t.scope, err, nil)
-		return nil, err
+		return nil, b.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
 	call := policy.Call{Method: method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
 	l, granted, err := b.obtain(ctx, t.task, t.scope, call)
@@ -130,8 +130,7 @@ func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 	if granted != t.scope {
 		if err := t.covers(granted, req); err != nil {
 			l.release()
-			b.deny(ctx, l.task, granted, err, nil)
-			return nil, err
+			return nil, b.deny(ctx, l.task, granted.Any(), err, nil)
 		}
 	}
 	return l, nil
@@ -206,52 +205,45 @@ func discard(resp *http.Response) {
 // own: whoever calls it must call it for every use. Errors are those of
 // [Broker.Credential].
 func (t *Transport[S]) Token(ctx context.Context) (string, error) {
-	if t.scope.Any().SingleUse() {
-		return "", &Error{Reason: ErrNotPortable, Scope: t.scope.Name()}
+	l, _, err := t.broker.handOut(ctx, t.task, t.scope, policy.Call{})
+	if err != nil {
+		return "", err
 	}
-	return t.text(ctx, policy.Call{})
-}
-
-func (t *Transport[S]) text(ctx context.Context, call policy.Call) (string, error) {
-	for {
-		l, _, err := t.broker.obtain(ctx, t.task, t.scope, call)
-		if err != nil {
-			return "", err
-		}
-		handed := l.handOut()
-		l.release()
-		if handed {
-			return secret.Reveal(l.token), nil
-		}
-	}
+	return secret.Reveal(l.token), nil
 }
 
 // GetRequestMetadata returns the authorization metadata for a gRPC call, whose
-// URI must be covered by the scope as a POST. With [Transport.RequireTransportSecurity]
-// it makes t a credentials.PerRPCCredentials. Errors are those of
-// [Broker.Credential].
+// one URI must be covered by the scope as a POST. With
+// [Transport.RequireTransportSecurity] it makes t a
+// credentials.PerRPCCredentials. Errors are those of [Broker.Credential].
 func (t *Transport[S]) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
-	fail := func(r Reason, detail string) (map[string]string, error) {
-		return nil, &Error{Reason: r, Scope: t.scope.Name(), Detail: detail}
-	}
-	if t.scope.Any().SingleUse() {
-		return fail(ErrNotPortable, "")
-	}
-	if len(uri) != 1 {
-		return fail(ErrOutOfScope, "a gRPC call must name one URI")
-	}
-	u, err := url.Parse(uri[0])
+	call, err := t.rpc(uri)
 	if err != nil {
-		return fail(ErrOutOfScope, "the URI of the gRPC call is not a URL")
+		return nil, t.broker.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
-	if err := t.scope.Covers(http.MethodPost, u); err != nil {
-		return fail(ErrOutOfScope, err.Error())
-	}
-	token, err := t.text(ctx, policy.Call{Method: http.MethodPost, Host: u.Host, Path: u.EscapedPath()})
+	l, _, err := t.broker.handOut(ctx, t.task, t.scope, call)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{"authorization": "Bearer " + token}, nil
+	return map[string]string{"authorization": secret.Reveal(l.header)}, nil
+}
+
+// rpc checks the URI of a gRPC call against the scope.
+func (t *Transport[S]) rpc(uri []string) (policy.Call, error) {
+	fail := func(detail string) (policy.Call, error) {
+		return policy.Call{}, &Error{Reason: ErrOutOfScope, Scope: t.scope.Name(), Detail: detail}
+	}
+	if len(uri) != 1 {
+		return fail("a gRPC call must name one URI")
+	}
+	u, err := url.Parse(uri[0])
+	if err != nil {
+		return fail("the URI of the gRPC call is not a URL")
+	}
+	if err := t.scope.Covers(http.MethodPost, u); err != nil {
+		return fail(err.Error())
+	}
+	return policy.Call{Method: http.MethodPost, Host: u.Host, Path: u.EscapedPath()}, nil
 }
 
 // RequireTransportSecurity returns true: gRPC refuses to send the credential in

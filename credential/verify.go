@@ -164,9 +164,9 @@ func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent in
 		}
 	}
 	if !subject.IsZero() {
-		v.acting = ActingAsSubject
+		v.acting = ActingImpersonation
 		if c.Act != nil {
-			v.acting = ActingDelegate
+			v.acting = ActingDelegation
 		}
 	}
 	return v, nil

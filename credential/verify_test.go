@@ -180,8 +180,8 @@ func TestActing(t *testing.T) {
 		claims  claims
 		want    credential.Acting
 	}{
-		"act":        {true, claims{"aud": "https://pay.test/v1", "act": claims{"sub": "spiffe://x/y"}}, credential.ActingDelegate},
-		"no act":     {true, claims{"aud": "https://pay.test/v1"}, credential.ActingAsSubject},
+		"act":        {true, claims{"aud": "https://pay.test/v1", "act": claims{"sub": "spiffe://x/y"}}, credential.ActingDelegation},
+		"no act":     {true, claims{"aud": "https://pay.test/v1"}, credential.ActingImpersonation},
 		"opaque":     {true, nil, credential.ActingUnknown},
 		"no subject": {false, claims{"aud": "https://pay.test/v1"}, credential.ActingUnknown},
 	} {

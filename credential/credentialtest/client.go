@@ -11,16 +11,16 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// Client is one who may ask a [Server] for tokens.
+// Client is a client that a [Server] knows.
 type Client struct {
-	// ID is the client's SPIFFE ID; it authenticates with a JWT-SVID. Or, with a
-	// Secret, any other name.
+	// ID is the client's SPIFFE ID; then it authenticates with a JWT-SVID. With
+	// a Secret it is any other name. Required.
 	ID string
-	// Secret is for clients without a workload identity only. It is sent as
-	// client_secret in the body.
+	// Secret authenticates a client without a workload identity, as
+	// client_secret in the body. Zero means that the ID is a SPIFFE ID.
 	Secret secret.Text
-	// Grants is what the client may ask for. [Server.Allow] adds to it.
-	Grants []Grant
+	// Permits is what the client may ask for. [Server.Allow] adds to it.
+	Permits []Permit
 	// MayActFor lets the client exchange a user's token together with an
 	// actor_token of its own: delegation.
 	MayActFor bool
@@ -30,22 +30,23 @@ type Client struct {
 	MayImpersonate bool
 }
 
-// Grant is a target and what may be asked for there.
-type Grant struct {
+// Permit is one target for which a [Client] may ask for tokens, and the
+// permissions that they may have there.
+type Permit struct {
 	// Resource is the target's URI, compared byte for byte with "resource".
 	Resource string
 	// Audience is the "aud" of the tokens, and the name by which the target may
-	// be asked for with "audience". Empty: the Resource.
+	// be asked for with "audience". Empty means the Resource.
 	Audience string
 	// Permissions are the scope tokens that may be asked for.
 	Permissions []string
 }
 
-func (g Grant) audience() string {
-	if g.Audience == "" {
-		return g.Resource
+func (p Permit) audience() string {
+	if p.Audience == "" {
+		return p.Resource
 	}
-	return g.Audience
+	return p.Audience
 }
 
 func (c Client) check(hasBundles bool) error {
@@ -60,17 +61,17 @@ func (c Client) check(hasBundles bool) error {
 	case !isSPIFFE && c.Secret.IsZero():
 		return fmt.Errorf("credentialtest: client %s needs a SPIFFE ID or a Secret", c.ID)
 	}
-	return checkGrants(c.Grants)
+	return checkPermits(c.Permits)
 }
 
-func checkGrants(grants []Grant) error {
-	for _, g := range grants {
-		if g.Resource == "" && g.Audience == "" {
-			return errors.New("credentialtest: a Grant names neither Resource nor Audience")
+func checkPermits(permits []Permit) error {
+	for _, p := range permits {
+		if p.Resource == "" && p.Audience == "" {
+			return errors.New("credentialtest: a Permit names neither Resource nor Audience")
 		}
-		for _, p := range g.Permissions {
-			if p == "" || strings.ContainsFunc(p, notScope) {
-				return fmt.Errorf("credentialtest: permission %q is not a scope token (RFC 6749 section 3.3)", p)
+		for _, word := range p.Permissions {
+			if word == "" || strings.ContainsFunc(word, notScope) {
+				return fmt.Errorf("credentialtest: permission %q is not a scope token (RFC 6749 section 3.3)", word)
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func (s *Server) AddClient(c Client) error {
 	if err := c.check(s.opts.Bundles != nil); err != nil {
 		return err
 	}
-	c.Grants = slices.Clone(c.Grants)
+	c.Permits = slices.Clone(c.Permits)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.clients[c.ID]; ok {
@@ -97,8 +98,8 @@ func (s *Server) AddClient(c Client) error {
 
 // Allow adds to what a registered client may ask for; it takes nothing away.
 // It exists because the URL of a [Resource] is known only once it listens.
-func (s *Server) Allow(client string, grants ...Grant) error {
-	if err := checkGrants(grants); err != nil {
+func (s *Server) Allow(client string, permits ...Permit) error {
+	if err := checkPermits(permits); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -107,7 +108,7 @@ func (s *Server) Allow(client string, grants ...Grant) error {
 	if !ok {
 		return fmt.Errorf("credentialtest: no client %s", client)
 	}
-	c.Grants = slices.Concat(c.Grants, grants)
+	c.Permits = slices.Concat(c.Permits, permits)
 	s.clients[client] = c
 	return nil
 }
@@ -121,24 +122,24 @@ func (s *Server) client(id string) (Client, bool) {
 
 // target finds the one target that the form asks for and the permissions the
 // client has there.
-func (c Client) target(resources, audiences []string) (Grant, *oauthError) {
+func (c Client) target(resources, audiences []string) (Permit, *oauthError) {
 	if len(resources) > 1 || len(audiences) > 1 || len(resources)+len(audiences) == 0 {
-		return Grant{}, &oauthError{invalidTarget, "exactly one target is needed, as resource or audience"}
+		return Permit{}, &oauthError{invalidTarget, "exactly one target is needed, as resource or audience"}
 	}
-	var found Grant
+	var found Permit
 	ok := false
-	for _, g := range c.Grants {
-		match := (len(resources) == 0 || resources[0] == g.Resource) &&
-			(len(audiences) == 0 || audiences[0] == g.audience())
-		if !match || ok && g.audience() != found.audience() {
+	for _, p := range c.Permits {
+		match := (len(resources) == 0 || resources[0] == p.Resource) &&
+			(len(audiences) == 0 || audiences[0] == p.audience())
+		if !match || ok && p.audience() != found.audience() {
 			continue
 		}
-		permissions := slices.Concat(found.Permissions, g.Permissions)
-		found, ok = g, true
+		permissions := slices.Concat(found.Permissions, p.Permissions)
+		found, ok = p, true
 		found.Permissions = permissions
 	}
 	if !ok {
-		return Grant{}, &oauthError{invalidTarget, "the client may not ask for this target"}
+		return Permit{}, &oauthError{invalidTarget, "the client may not ask for this target"}
 	}
 	return found, nil
 }

@@ -25,7 +25,7 @@
 //		Server: as, URL: "/v1/refunds", Permissions: []string{"refunds:create"},
 //	})
 //	defer pay.Close()
-//	err = as.Allow("spiffe://example.org/agent", credentialtest.Grant{
+//	err = as.Allow("spiffe://example.org/agent", credentialtest.Permit{
 //		Resource: pay.URL(), Permissions: []string{"refunds:create"},
 //	})
 //	user := as.SubjectToken("alice", 0)

@@ -18,7 +18,7 @@ func ExampleServer() {
 	as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
 		Clients: []credentialtest.Client{{
 			ID: "legacy", Secret: secret.New(password),
-			Grants: []credentialtest.Grant{{Resource: "https://pay.example.com/v1/refunds", Permissions: []string{"refunds:create"}}},
+			Permits: []credentialtest.Permit{{Resource: "https://pay.example.com/v1/refunds", Permissions: []string{"refunds:create"}}},
 		}},
 	})
 	if err != nil {

@@ -84,16 +84,16 @@ type world struct {
 func newWorld(t testing.TB, edit func(*credentialtest.ServerOptions)) *world {
 	t.Helper()
 	w := &world{domain: newDomain(t), net: new(credentialtest.Network), secret: credentialtest.Canary()}
-	grants := []credentialtest.Grant{
+	permits := []credentialtest.Permit{
 		{Resource: resource, Permissions: []string{"refunds:create", "refunds:read"}},
 		{Resource: "https://search.test/", Audience: "search", Permissions: []string{"query"}},
 	}
 	o := &credentialtest.ServerOptions{
 		Bundles: w.domain, Network: w.net, Issuer: issuer,
 		Clients: []credentialtest.Client{
-			{ID: agent, Grants: grants, MayActFor: true},
-			{ID: other, Grants: grants[:1], MayImpersonate: true},
-			{ID: "legacy", Secret: secret.New(w.secret), Grants: grants[:1]},
+			{ID: agent, Permits: permits, MayActFor: true},
+			{ID: other, Permits: permits[:1], MayImpersonate: true},
+			{ID: "legacy", Secret: secret.New(w.secret), Permits: permits[:1]},
 		},
 	}
 	if edit != nil {

@@ -127,7 +127,7 @@ func set(name, value string) func(*testing.T, *world, url.Values) {
 // allowed asks for a resource that is on the client's list.
 func allowed(uri string) func(*testing.T, *world, url.Values) {
 	return func(t *testing.T, w *world, f url.Values) {
-		if err := w.as.Allow(agent, credentialtest.Grant{Resource: uri, Permissions: []string{"refunds:create"}}); err != nil {
+		if err := w.as.Allow(agent, credentialtest.Permit{Resource: uri, Permissions: []string{"refunds:create"}}); err != nil {
 			t.Error(err)
 		}
 		f.Set("resource", uri)

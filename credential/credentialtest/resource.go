@@ -42,7 +42,7 @@ type ResourceOptions struct {
 	Verify Verification
 	// Permissions are all needed for every request. Empty: none is.
 	Permissions []string
-	// Handler answers the requests that are accepted; [FromContext] tells it who
+	// Handler answers the requests that are accepted; [CallerFrom] tells it who
 	// calls. Nil: the caller, as JSON.
 	Handler http.Handler
 }
@@ -83,9 +83,9 @@ type Caller struct {
 
 type callerKey struct{}
 
-// FromContext returns the caller of the request that a Handler of a [Resource]
+// CallerFrom returns the caller of the request that a Handler of a [Resource]
 // answers.
-func FromContext(ctx context.Context) (c Caller, ok bool) {
+func CallerFrom(ctx context.Context) (c Caller, ok bool) {
 	c, ok = ctx.Value(callerKey{}).(Caller)
 	return c, ok
 }
@@ -106,7 +106,7 @@ func NewResource(o *ResourceOptions) (*Resource, error) {
 	case o.Verify == ByJWT && o.Server.opts.Opaque:
 		return nil, errors.New("credentialtest: opaque tokens cannot be verified ByJWT")
 	}
-	if err := checkGrants([]Grant{{Resource: "-", Permissions: o.Permissions}}); err != nil {
+	if err := checkPermits([]Permit{{Resource: "-", Permissions: o.Permissions}}); err != nil {
 		return nil, err
 	}
 	r := &Resource{opts: *o, path: strings.TrimSuffix(u.Path, "/"), id: "resource-" + rand.Text(), secret: secret.New(Canary())}

@@ -142,9 +142,9 @@ func TestResourceHandler(t *testing.T) {
 	r = newResource(t, w, func(o *credentialtest.ResourceOptions) {
 		o.URL, o.Audience, o.Permissions = "https://search.test/", "search", []string{"query"}
 		o.Handler = http.HandlerFunc(func(out http.ResponseWriter, req *http.Request) {
-			c, ok := credentialtest.FromContext(req.Context())
+			c, ok := credentialtest.CallerFrom(req.Context())
 			if !ok || c.Client != agent || c.Subject != "alice" || c.Actor != agent || c.Scope != "query" || c.Details != `[{"type":"x"}]` {
-				t.Errorf("FromContext = %+v, %v", c, ok)
+				t.Errorf("CallerFrom = %+v, %v", c, ok)
 			}
 			if n := len(r.Requests()); n != 1 {
 				t.Errorf("the handler finds %d requests; want its own", n)
@@ -161,8 +161,8 @@ func TestResourceHandler(t *testing.T) {
 	if a := get(t, r.Transport(), r.URL(), bearerHeader(token)); a.status != 200 {
 		t.Errorf("status %d", a.status)
 	}
-	if _, ok := credentialtest.FromContext(t.Context()); ok {
-		t.Error("FromContext finds a caller where none is")
+	if _, ok := credentialtest.CallerFrom(t.Context()); ok {
+		t.Error("CallerFrom finds a caller where none is")
 	}
 }
 
@@ -181,7 +181,7 @@ func TestResourceListener(t *testing.T) {
 	if u, _ := url.Parse(pay.URL()); u.Scheme != "https" || u.Path != "/v1/refunds" {
 		t.Errorf("URL = %s", pay.URL())
 	}
-	if err := as.Allow(agent, credentialtest.Grant{Resource: pay.URL(), Permissions: []string{"refunds:create"}}); err != nil {
+	if err := as.Allow(agent, credentialtest.Permit{Resource: pay.URL(), Permissions: []string{"refunds:create"}}); err != nil {
 		t.Fatal(err)
 	}
 	a := post(t, as, "/token", url.Values{

@@ -174,8 +174,8 @@ func TestOptionErrors(t *testing.T) {
 		"workload without bundles":   {Clients: []credentialtest.Client{{ID: agent}}},
 		"neither ID nor secret":      {Clients: []credentialtest.Client{{ID: "legacy"}}},
 		"twice":                      {Clients: []credentialtest.Client{{ID: "a", Secret: text}, {ID: "a", Secret: text}}},
-		"grant for nothing":          {Clients: []credentialtest.Client{{ID: "a", Secret: text, Grants: []credentialtest.Grant{{}}}}},
-		"permission with a space":    {Clients: []credentialtest.Client{{ID: "a", Secret: text, Grants: []credentialtest.Grant{{Resource: resource, Permissions: []string{"a b"}}}}}},
+		"grant for nothing":          {Clients: []credentialtest.Client{{ID: "a", Secret: text, Permits: []credentialtest.Permit{{}}}}},
+		"permission with a space":    {Clients: []credentialtest.Client{{ID: "a", Secret: text, Permits: []credentialtest.Permit{{Resource: resource, Permissions: []string{"a b"}}}}}},
 		"issuer with a query":        {Issuer: "https://as.test/?x"},
 		"issuer with a fragment":     {Issuer: "https://as.test/#x"},
 		"issuer without host":        {Issuer: "as.test"},
@@ -202,12 +202,12 @@ func TestAllow(t *testing.T) {
 	if a := post(t, w.as, "/token", form); a.text("error") != "invalid_scope" {
 		t.Fatalf("before Allow: %q", a.text("error"))
 	}
-	if err := w.as.Allow(agent, credentialtest.Grant{Resource: resource, Permissions: []string{"refunds:void"}}); err != nil {
+	if err := w.as.Allow(agent, credentialtest.Permit{Resource: resource, Permissions: []string{"refunds:void"}}); err != nil {
 		t.Fatal(err)
 	}
 	w.token(t, form)
 	// The same resource under another audience is another target.
-	if err := w.as.Allow(agent, credentialtest.Grant{Resource: resource, Audience: "pay", Permissions: []string{"audit"}}); err != nil {
+	if err := w.as.Allow(agent, credentialtest.Permit{Resource: resource, Audience: "pay", Permissions: []string{"audit"}}); err != nil {
 		t.Fatal(err)
 	}
 	form.Set("scope", "refunds:create audit")
@@ -222,7 +222,7 @@ func TestAllow(t *testing.T) {
 	if err := w.as.Allow("spiffe://example.org/nobody"); err == nil {
 		t.Error("Allow for an unknown client: no error")
 	}
-	if err := w.as.Allow(agent, credentialtest.Grant{}); err == nil {
+	if err := w.as.Allow(agent, credentialtest.Permit{}); err == nil {
 		t.Error("Allow of nothing: no error")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,62 +20,65 @@ import (
 type Config struct {
 	// Issuer is the server's issuer identifier (RFC 8414 section 2), such as
 	// "https://as.example.com". It is used byte for byte: a slash at its end is
-	// another issuer. "": TokenURL is required.
+	// another issuer. Empty means that TokenURL is required.
 	Issuer string
 
-	// TokenURL is the token endpoint. "": the one in the metadata of Issuer. Where
-	// it is set, no metadata is loaded at all.
+	// TokenURL is the token endpoint; where it is set, no metadata is loaded at
+	// all. Empty means the one in the metadata of Issuer.
 	TokenURL string
-	// RevocationURL is the revocation endpoint (RFC 7009). "": the one in the
-	// metadata, none if there is no metadata.
+	// RevocationURL is the revocation endpoint (RFC 7009). Empty means the one in
+	// the metadata, or none if no metadata is loaded.
 	RevocationURL string
-	// IntrospectionURL is the introspection endpoint (RFC 7662). "": as for
-	// RevocationURL.
+	// IntrospectionURL is the introspection endpoint (RFC 7662). Empty means the
+	// one in the metadata, or none if no metadata is loaded.
 	IntrospectionURL string
 
 	// Workload proves who we are: its JWT-SVID is the client assertion, and the
-	// actor token where a task has a subject. nil: ClientSecret is required, and
-	// delegation is not to be had.
+	// actor token where a task has a subject. Nil means that ClientSecret is
+	// required and that delegation is impossible.
 	Workload identity.Source
 
-	// ClientID is sent as client_id. "": none is; a server that knows SPIFFE finds
-	// the client by its SPIFFE ID. Required with ClientSecret.
+	// ClientID is sent as client_id. Required with ClientSecret. Empty means that
+	// none is sent: a server that knows SPIFFE finds the client by its SPIFFE ID.
 	ClientID string
 
 	// ClientSecret authenticates the client at servers that know nothing better.
 	// It is a long-lived secret of the kind that this library exists to replace.
 	// It is sent in the form (client_secret_post, RFC 6749 section 2.3.1); a server
 	// that takes it in an Authorization header only is not supported. Where it is
-	// set, Workload is still the actor but no client assertion. Zero: none.
+	// set, Workload is still the actor but no client assertion. Zero means that
+	// the Workload authenticates.
 	ClientSecret secret.Text
 
-	// AssertionType is the client_assertion_type. "" means [AssertionJWTSPIFFE].
+	// AssertionType is the client_assertion_type. Empty means
+	// [AssertionJWTSPIFFE].
 	AssertionType AssertionType
 
-	// AssertionAudience is the one audience of the JWT-SVID, byte for byte. "": the
-	// Issuer. Required with Workload where there is no Issuer.
+	// AssertionAudience is the one audience of the JWT-SVID, byte for byte.
+	// Required with Workload where there is no Issuer. Empty means the Issuer.
 	AssertionAudience string
 
-	// Grant says which request is made. 0 means [GrantDelegation].
+	// Grant says which request is made. Zero means [GrantDelegation].
 	Grant Grant
 
-	// Target says how the server is told which resource the token is for. 0 means
-	// [TargetResource].
+	// Target says how the server is told which resource the token is for. Zero
+	// means [TargetResource].
 	Target Target
 
 	// RequestedTokenType is sent with every token exchange, and the answer's
-	// issued_token_type must equal it. "" means [identity.AccessToken]. A type of
-	// token that no resource takes, such as an ID token, is not accepted.
+	// issued_token_type must equal it. A type of token that no resource takes,
+	// such as an ID token, is not accepted. Empty means [identity.AccessToken].
 	RequestedTokenType identity.TokenType
 
-	// Base makes the connections. nil: a transport of the Issuer's own, without a
-	// proxy from the environment, with TLS 1.2 or later. A Base must not follow
-	// redirects, add credentials or write bodies to logs; it decides about
-	// proxies, certificates and the size of headers itself.
+	// Base makes the connections. A Base must not follow redirects, add
+	// credentials or write bodies to logs; it decides about proxies, certificates
+	// and the size of headers itself. Nil means a transport of the Issuer's own,
+	// without a proxy from the environment, that trusts the system's certificate
+	// authorities, with TLS 1.2 or later; see [Issuer.CloseIdleConnections].
 	Base http.RoundTripper
 
 	// Timeout bounds each request, from the connection to the last byte of the
-	// answer, and each fetch of an assertion. 0 means 10 s.
+	// answer, and each fetch of an assertion. Zero means 10 seconds.
 	Timeout time.Duration
 }
 
@@ -138,27 +142,27 @@ const (
 
 const defaultTimeout = 10 * time.Second
 
-// check reports the first thing wrong with c: the field, what is wrong with it
-// and what is accepted.
+// check reports the first thing wrong with c: the field, its value and what is
+// accepted.
 func (c *Config) check() error {
 	for _, u := range [...]struct {
-		field, value string
-		query        bool
+		field, value, example string
+		query                 bool
 	}{
-		{"Issuer", c.Issuer, false}, // RFC 8414 section 2: no query, no fragment
-		{"TokenURL", c.TokenURL, true},
-		{"RevocationURL", c.RevocationURL, true},
-		{"IntrospectionURL", c.IntrospectionURL, true},
+		{"Issuer", c.Issuer, "https://as.example.com", false}, // RFC 8414 section 2: no query, no fragment
+		{"TokenURL", c.TokenURL, "https://as.example.com/token", true},
+		{"RevocationURL", c.RevocationURL, "https://as.example.com/revoke", true},
+		{"IntrospectionURL", c.IntrospectionURL, "https://as.example.com/introspect", true},
 	} {
 		if u.value == "" {
 			continue
 		}
 		if _, err := parseURL(u.value, u.query); err != nil {
-			return wrong(u.field, err.Error())
+			return wrong(u.field, "is %s%v, such as %s", showURL(u.value), err, u.example)
 		}
 	}
 	if c.Issuer == "" && c.TokenURL == "" {
-		return wrong("Issuer", "is empty; give the server's issuer identifier such as https://as.example.com, or a TokenURL")
+		return wrong("Issuer", "is empty; give the server's issuer identifier, such as https://as.example.com, or a TokenURL")
 	}
 	if err := c.checkClient(); err != nil {
 		return err
@@ -169,17 +173,17 @@ func (c *Config) check() error {
 func (c *Config) checkClient() error {
 	switch {
 	case c.Workload == nil && c.ClientSecret.IsZero():
-		return wrong("Workload", "is nil; give an identity.Source such as workload.Open's, or a ClientSecret")
+		return wrong("Workload", "is nil; give an identity.Source such as that of workload.Open, or a ClientSecret")
 	case !c.ClientSecret.IsZero() && c.ClientID == "":
 		return wrong("ClientID", "is empty; a ClientSecret needs one")
 	case !c.ClientSecret.IsZero() && c.AssertionType != "":
-		return wrong("AssertionType", "is set beside a ClientSecret; a client authenticates in one way (RFC 6749 section 2.3)")
+		return wrong("AssertionType", "is %s beside a ClientSecret; leave one of them out: a client authenticates in one way (RFC 6749 section 2.3)", show(string(c.AssertionType)))
 	case c.AssertionType != "" && c.AssertionType != AssertionJWTSPIFFE && c.AssertionType != AssertionJWTBearer:
-		return wrong("AssertionType", "is unknown; use AssertionJWTSPIFFE or AssertionJWTBearer")
+		return wrong("AssertionType", "is %s; use AssertionJWTSPIFFE or AssertionJWTBearer", show(string(c.AssertionType)))
 	case strings.ContainsFunc(c.ClientID, func(r rune) bool { return r < ' ' || r > '~' }):
-		return wrong("ClientID", "holds a character that no client_id has; use printable ASCII (RFC 6749 appendix A.1)")
+		return wrong("ClientID", "is %s; use printable ASCII (RFC 6749 appendix A.1)", show(c.ClientID))
 	case strings.ContainsFunc(c.AssertionAudience, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-		return wrong("AssertionAudience", "holds white space or a control character; give exactly one audience")
+		return wrong("AssertionAudience", "is %s; give exactly one audience, without white space and control characters", show(c.AssertionAudience))
 	case c.Workload != nil && c.Issuer == "" && c.AssertionAudience == "":
 		return wrong("AssertionAudience", "is empty; without an Issuer it must say for whom the JWT-SVID is")
 	}
@@ -189,42 +193,71 @@ func (c *Config) checkClient() error {
 func (c *Config) checkRequest() error {
 	switch {
 	case c.Grant > GrantWorkloadExchange:
-		return wrong("Grant", "is unknown; use one of the Grant constants")
+		return wrong("Grant", "is %d; use one of the constants from GrantDelegation (%d) to GrantWorkloadExchange (%d)", c.Grant, GrantDelegation, GrantWorkloadExchange)
 	case c.Workload == nil && (c.Grant == GrantJWTBearer || c.Grant == GrantWorkloadExchange):
-		return wrong("Workload", "is nil; this Grant presents its JWT-SVID")
+		return wrong("Workload", "is nil; Grant %d presents its JWT-SVID, so give an identity.Source", c.Grant)
 	case c.Target > TargetNone:
-		return wrong("Target", "is unknown; use one of the Target constants")
+		return wrong("Target", "is %d; use one of the constants from TargetResource (%d) to TargetNone (%d)", c.Target, TargetResource, TargetNone)
 	case c.Timeout < 0:
-		return wrong("Timeout", "is negative; use a positive duration, or 0 for 10 s")
+		return wrong("Timeout", "is %v; use a positive duration, or 0 for %v", c.Timeout, defaultTimeout)
 	}
 	switch name, _ := strings.CutPrefix(string(c.RequestedTokenType), "urn:ietf:params:oauth:token-type:"); {
 	case name == "refresh_token", name == "id_token", name == "saml1", name == "saml2":
-		return wrong("RequestedTokenType", "is one that no resource takes; use identity.AccessToken, identity.JWT or a type of the server's own")
+		return wrong("RequestedTokenType", "is %s, which no resource takes; use identity.AccessToken, identity.JWT or a type of the server's own", show(string(c.RequestedTokenType)))
 	case name != "" && name == string(c.RequestedTokenType) && !strings.Contains(name, ":"):
-		return wrong("RequestedTokenType", "is not a URI; see RFC 8693 section 3, or leave it empty for an access token")
+		return wrong("RequestedTokenType", "is %s, which is not a URI; see RFC 8693 section 3, or leave it empty for an access token", show(string(c.RequestedTokenType)))
 	}
 	return nil
 }
 
-func wrong(field, what string) error {
-	return fmt.Errorf("exchange: Config.%s %s", field, what)
+func wrong(field, format string, args ...any) error {
+	return invalid("exchange: Config." + field + " " + fmt.Sprintf(format, args...))
 }
 
-// parseURL accepts what a secret may be sent to. Its errors do not repeat s,
-// which may hold a password or a query.
+const notShown = `"[not shown]"`
+
+// show quotes a value for an error. What may hold a password or a query, or is
+// long, is not shown.
+func show(s string) string {
+	if len(s) > 200 || strings.ContainsAny(s, "@?#") {
+		return notShown
+	}
+	return strconv.Quote(s)
+}
+
+// showURL quotes a URL for an error, without user part, query and fragment.
+func showURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return notShown
+	}
+	if u.Host == "" { // "user:password@host" is a scheme or a path to url.Parse
+		s, _, _ = strings.Cut(s, "#")
+		s, _, _ = strings.Cut(s, "?")
+		return show(s)
+	}
+	u = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if s = u.String(); len(s) > 200 {
+		return notShown
+	}
+	return strconv.Quote(s)
+}
+
+// parseURL accepts what a secret may be sent to. Its errors go on from "is
+// <URL>", and do not repeat s, which may hold a password or a query.
 func parseURL(s string, query bool) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Opaque != "" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"):
-		return nil, errors.New("is not an absolute URL; scheme and host are needed, such as https://as.example.com/token")
+		return nil, errors.New(", which is not an absolute URL; give one with scheme and host")
 	case u.User != nil:
-		return nil, errors.New("has a user part; use ClientID and ClientSecret")
+		return nil, errors.New(" with a user part; use ClientID and ClientSecret, and give a URL without one")
 	case strings.Contains(s, "#"):
-		return nil, errors.New("has a fragment, which is never sent; leave it out")
+		return nil, errors.New(" with a fragment, which is never sent; give a URL without one")
 	case !query && strings.Contains(s, "?"):
-		return nil, errors.New("has a query; an issuer identifier has none (RFC 8414 section 2)")
+		return nil, errors.New(" with a query; an issuer identifier has none (RFC 8414 section 2)")
 	case !secure(u):
-		return nil, errors.New("is neither https nor http to a loopback address; anybody on the way would read the tokens")
+		return nil, errors.New(", over which others could read the tokens; give an https URL, or an http one of a loopback address")
 	}
 	return u, nil
 }

@@ -27,7 +27,7 @@ func TestConformance(t *testing.T) {
 					Network: network, Issuer: "https://as.example.com", Bundles: domain, Opaque: opaque,
 					Clients: []credentialtest.Client{{
 						ID: domain.ID("/agent").String(), MayActFor: true,
-						Grants: []credentialtest.Grant{{Resource: "https://pay.example.com/v1", Permissions: []string{"a", "b"}}},
+						Permits: []credentialtest.Permit{{Resource: "https://pay.example.com/v1", Permissions: []string{"a", "b"}}},
 					}},
 				})
 				if err != nil {

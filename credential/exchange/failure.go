@@ -34,11 +34,16 @@ func (e *ended) Unwrap() []error { return []error{e.err, e.ctx} }
 
 // fromContext returns e as an error about the end of ctx.
 func fromContext(ctx context.Context, e *credential.Error) error {
-	if cause := contextError(ctx); cause != nil {
-		e.Code = contextCode(cause)
+	switch cause := contextError(ctx); cause {
+	case nil:
+		return e
+	case context.DeadlineExceeded:
+		e.Code, e.Detail = "timeout", "the deadline of the caller's context passed before the answer came"
+		return &ended{e, cause}
+	default:
+		e.Code, e.Detail = "canceled", "the caller's context was canceled before the answer came"
 		return &ended{e, cause}
 	}
-	return e
 }
 
 // contextError returns context.Canceled or context.DeadlineExceeded when ctx
@@ -55,13 +60,6 @@ func contextError(ctx context.Context) error {
 	return nil
 }
 
-func contextCode(err error) string {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return "timeout"
-	}
-	return "canceled"
-}
-
 func invalid(detail string) error {
 	return &credential.Error{Reason: credential.ErrInvalid, Detail: detail}
 }
@@ -73,9 +71,9 @@ func badAssertion(detail string) error {
 // identityError says that there is no assertion. The source's own error is
 // dropped: it may hold anything.
 func identityError(ctx context.Context, err error) error {
-	e := &credential.Error{Reason: credential.ErrIdentity, Detail: "the workload's assertion was not to be had"}
+	e := &credential.Error{Reason: credential.ErrIdentity, Detail: "the workload's assertion could not be obtained"}
 	if errors.Is(err, context.DeadlineExceeded) {
-		e.Code = "timeout"
+		e.Code, e.Detail = "timeout", "the workload's assertion could not be obtained in time; see Config.Timeout"
 	}
 	return fromContext(ctx, e)
 }
@@ -85,41 +83,50 @@ func failed(u *url.URL, code, detail string) error {
 }
 
 // connectionError says that there was no answer. The cause is dropped: a
-// url.Error repeats the query, others repeat what a server sent.
+// url.Error repeats the query, others repeat what a server sent. What is said
+// instead are sentences of our own.
 func connectionError(ctx context.Context, u *url.URL, err error) error {
-	return fromContext(ctx, &credential.Error{Reason: credential.ErrIssuer, Code: connectionCode(err), Host: u.Host})
+	f := connectionFlaw(err)
+	return fromContext(ctx, &credential.Error{Reason: credential.ErrIssuer, Code: f.code, Host: u.Host, Detail: f.detail})
 }
 
-func connectionCode(err error) string {
+func connectionFlaw(err error) flaw {
 	var network net.Error
 	var op *net.OpError
+	isOp := errors.As(err, &op)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return "timeout"
+		return flaw{"timeout", "no complete answer came in time; check that the server can be reached, and see Config.Timeout"}
 	case errors.Is(err, context.Canceled):
-		return "canceled"
+		return flaw{"canceled", "the transport gave the request up"}
 	case isCertificate(err):
-		return "tls"
-	case !errors.As(err, &op):
-		return "connection"
-	case op.Op == "dial":
-		return "dial"
-	case op.Op == "remote error", op.Op == "local error": // a TLS alert, from them or to them
-		return "tls"
+		return flaw{"tls", "the server's certificate was not accepted; see Config.Base for certificate authorities of your own"}
+	case isPlain(err):
+		return flaw{"tls", "the server does not speak TLS there; check scheme and port of the URL"}
+	case isOp && op.Op == "dial":
+		return flaw{"dial", "no connection could be made; check host, port and DNS, and see Config.Base where a proxy is needed"}
+	case isOp && (op.Op == "remote error" || op.Op == "local error"): // a TLS alert, from them or to them
+		return flaw{"tls", "the TLS handshake failed; the server may want a client certificate or have no TLS 1.2; see Config.Base"}
 	}
-	return "connection"
+	return flaw{"connection", "the connection ended before a complete answer was read; the server, or a proxy before it, may have closed it"}
 }
 
 func isCertificate(err error) bool {
 	var (
 		verification *tls.CertificateVerificationError
-		record       tls.RecordHeaderError
 		authority    x509.UnknownAuthorityError
 		hostname     x509.HostnameError
 		certificate  x509.CertificateInvalidError
 	)
-	return errors.As(err, &verification) || errors.As(err, &record) ||
+	return errors.As(err, &verification) ||
 		errors.As(err, &authority) || errors.As(err, &hostname) || errors.As(err, &certificate)
+}
+
+// isPlain reports whether something else than TLS came back. net/http says it
+// in words of its own where that was HTTP.
+func isPlain(err error) bool {
+	_, ok := errors.AsType[tls.RecordHeaderError](err)
+	return ok || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // statusError makes an error of an answer that is not a 2xx. A flawed body

@@ -50,7 +50,8 @@ func (g *guard) do(r *http.Request) (reply, error) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	r = r.Clone(bounded)
+	r = r.WithContext(bounded)
+	r.Header = r.Header.Clone() // the request is the caller's
 	r.Header.Set("Accept", "application/json")
 	re := reply{url: r.URL, sent: time.Now()}
 	resp, err := g.base.RoundTrip(r)

@@ -92,7 +92,7 @@ func (m *metadata) get(ctx context.Context) (endpoints, error) {
 // run loads and publishes, also where Base panics: this goroutine is ours, and
 // the panic would end the process.
 func (m *metadata) run(ctx context.Context, l *load) {
-	l.err = &credential.Error{Reason: credential.ErrIssuer, Code: "panic", Host: hostOf(m.issuer)}
+	l.err = &credential.Error{Reason: credential.ErrIssuer, Code: "panic", Host: hostOf(m.issuer), Detail: "loading the metadata panicked; see Config.Base"}
 	defer func() {
 		_ = recover()
 		m.mu.Lock()

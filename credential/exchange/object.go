@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -20,51 +19,50 @@ const maxDepth = 32
 type object []member
 
 type member struct {
-	name  string
-	value json.RawMessage
+	name    string
+	rawName json.RawMessage // as it was written, with quotes
+	value   json.RawMessage
 }
 
-var errTrailing = errors.New("the answer has bytes after the JSON object")
+var (
+	errTrailing  = errors.New("the answer has bytes after the JSON object")
+	errNotObject = errors.New("the answer is not a JSON object")
+)
 
 // parseObject reads text as exactly one JSON object. With errTrailing it also
 // returns the object; with any other error it does not. Its errors do not
-// repeat text.
+// repeat text. The members share text's memory.
 func parseObject(text []byte) (object, error) {
-	switch {
-	case !utf8.Valid(text): // encoding/json would replace what is not
+	if !utf8.Valid(text) { // encoding/json would replace what is not
 		return nil, errors.New("the answer is not UTF-8")
-	case tooDeep(text):
-		return nil, errors.New("the answer nests too deep")
 	}
-	notObject := errors.New("the answer is not a JSON object")
-	d := json.NewDecoder(bytes.NewReader(text))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, notObject
+	o, end, err := cut(text)
+	switch {
+	case err != nil:
+		return nil, err
+	case !bytes.HasPrefix(trim(text), []byte("{")) || !json.Valid(text[:end]):
+		return nil, errNotObject // what cut made of it means nothing
 	}
-	o := object{}
-	for d.More() {
-		t, err := d.Token()
-		name, ok := t.(string)
-		var value json.RawMessage
-		if err != nil || !ok || d.Decode(&value) != nil {
-			return nil, notObject
+	for i := range o {
+		var ok bool
+		if o[i].name, ok = asText(o[i].rawName); !ok {
+			return nil, errNotObject
 		}
-		o = append(o, member{name, value})
 	}
-	if t, err := d.Token(); err != nil || t != json.Delim('}') {
-		return nil, notObject
-	}
-	if _, err := d.Token(); err != io.EOF {
+	if len(trim(text[end:])) > 0 {
 		return o, errTrailing
 	}
 	return o, nil
 }
 
-// tooDeep looks at brackets outside strings. It need not understand the rest:
-// what is no JSON is refused later.
-func tooDeep(text []byte) bool {
-	depth, inString, escaped := 0, false, false
-	for _, b := range text {
+// cut cuts the first value of text, which ends at end, into members, by the
+// brackets, commas and colons outside strings. It need not understand the rest:
+// its result counts only where that value is a valid object. It fails where
+// brackets nest too deep, also behind the value.
+func cut(text []byte) (o object, end int, err error) {
+	o = make(object, 0, 8)
+	depth, start, colon, inString, escaped := 0, 0, -1, false, false
+	for i, b := range text {
 		switch {
 		case escaped:
 			escaped = false
@@ -75,14 +73,29 @@ func tooDeep(text []byte) bool {
 			inString = true
 		case b == '{' || b == '[':
 			if depth++; depth > maxDepth {
-				return true
+				return nil, 0, errors.New("the answer nests too deep")
+			}
+			if depth == 1 && end == 0 {
+				start = i + 1
+			}
+		case depth == 1 && end == 0 && b == ':' && colon < start:
+			colon = i
+		case depth == 1 && end == 0 && (b == ',' || b == '}' || b == ']'):
+			if colon >= start {
+				o = append(o, member{rawName: trim(text[start:colon]), value: trim(text[colon+1 : i])})
+			}
+			if start = i + 1; b != ',' {
+				depth, end = 0, i+1
 			}
 		case b == '}' || b == ']':
 			depth--
 		}
 	}
-	return false
+	return o, end, nil
 }
+
+// trim cuts off what JSON takes for white space (RFC 8259 section 2).
+func trim(text []byte) []byte { return bytes.Trim(text, " \t\r\n") }
 
 // ambiguity reports members of which one reader would take one and another
 // reader the other: repeated names, and names that differ from one of known in
@@ -123,8 +136,15 @@ func (o object) text(name string) (s string, ok bool) {
 	return asText(v)
 }
 
+// asText returns the string that v is. v is valid JSON.
 func asText(v json.RawMessage) (s string, ok bool) {
-	return s, len(v) > 0 && v[0] == '"' && json.Unmarshal(v, &s) == nil
+	switch {
+	case len(v) < 2 || v[0] != '"':
+		return "", false
+	case bytes.IndexByte(v, '\\') < 0: // nothing is escaped, and parseObject saw that it is UTF-8
+		return string(v[1 : len(v)-1]), true
+	}
+	return s, json.Unmarshal(v, &s) == nil
 }
 
 // only returns the one non-empty value that all members of that name have, in

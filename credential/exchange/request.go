@@ -37,7 +37,7 @@ func (c *client) tokenForm(ctx context.Context, s scope.Any, subject identity.Su
 	if grant <= GrantImpersonation && subject.IsZero() {
 		grant = GrantClientCredentials
 	}
-	f := form{values: url.Values{}}
+	f := form{values: make(url.Values, 12)}
 	svid, err := c.assertion(ctx, grant)
 	if err != nil {
 		return form{}, err

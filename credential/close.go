@@ -1,0 +1,34 @@
+package credential
+
+import "context"
+
+// Close refuses new work, cancels what is being issued, revokes every
+// credential of the broker, and stops what it started. It waits at most 2
+// seconds and returns nil when all are revoked, else an [*UnrevokedError] that
+// names those left, those that were still being issued included; nobody tries
+// them again. Close is idempotent, and every call returns the same. A
+// [Task.End] that comes later is safe.
+func (b *Broker[S]) Close() error {
+	b.closing.Do(b.close)
+	return b.closeErr
+}
+
+func (b *Broker[S]) close() {
+	b.closed.Store(true)
+	b.stop() // flights; they see that they are closed and have what comes revoked
+	ctx, cancel := context.WithTimeout(context.Background(), defaultEndTimeout)
+	defer cancel()
+	all := b.ledger.find(func(l *lease) bool { return l.owner == b.revoker })
+	for _, l := range all {
+		b.ledger.revoke(ctx, l)
+	}
+	await(ctx, all)
+	b.closeErr = unrevoked(all, true)
+	b.revoker.close()
+	if b.closeBase != nil {
+		b.closeBase()
+	}
+	if c, ok := b.issuer.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

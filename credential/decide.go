@@ -1,0 +1,70 @@
+package credential
+
+import (
+	"context"
+	"errors"
+
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+// decide calls the decider. Its panic or error becomes a detail that says no
+// more than that: the text is not ours.
+func decide(ctx context.Context, p policy.Decider, r policy.Request) (d policy.Decision, detail string) {
+	defer func() {
+		if recover() != nil {
+			d, detail = policy.Decision{}, "the policy panicked"
+		}
+	}()
+	d, err := p.Decide(ctx, r)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return policy.Decision{Reasons: d.Reasons}, "the policy took too long"
+	case err != nil:
+		return policy.Decision{Reasons: d.Reasons}, "the policy gave no answer"
+	}
+	return d, ""
+}
+
+// deny records a call for which nothing was asked of the issuer, and returns
+// its error.
+func (b *Broker[S]) deny(ctx context.Context, t *Task, a scope.Any, err error, reasons []string) error {
+	if b.events.wants(ctx, EventDenied) {
+		b.events.failed(ctx, EventDenied, b.facts(t, a), err, reasons)
+	}
+	return err
+}
+
+// refuse records an answer that was of no use.
+func (b *Broker[S]) refuse(ctx context.Context, l *lease, err *Error) {
+	if b.events.wants(ctx, EventRefused) {
+		f, _ := b.ledger.snapshot(l)
+		b.events.failed(ctx, EventRefused, f, err, nil)
+	}
+}
+
+// issued records a credential that is new.
+func (b *Broker[S]) issued(ctx context.Context, l *lease, kind EventKind) {
+	if b.events.wants(ctx, kind) {
+		f, _ := b.ledger.snapshot(l)
+		b.events.record(ctx, Event{Kind: kind, Lease: f})
+	}
+}
+
+// reused records a credential that is not.
+func (b *Broker[S]) reused(ctx context.Context, l *lease) {
+	if b.events.wants(ctx, EventReused) {
+		f, _ := b.ledger.snapshot(l)
+		b.events.record(ctx, Event{Kind: EventReused, Lease: f})
+	}
+}
+
+// facts describes a credential that is not there yet.
+func (b *Broker[S]) facts(t *Task, a scope.Any) Lease {
+	f := Lease{Scope: a, Workload: b.workload}
+	if t != nil {
+		o := &t.options
+		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.root.options.ID, o.ID, o.Tenant, o.Purpose, o.Subject.ID
+	}
+	return f
+}

@@ -1,0 +1,127 @@
+package credential
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+// BrokerOptions configures a [Broker]. Policy is required; the zero value of
+// every other field is safe.
+type BrokerOptions struct {
+	// Policy is asked on every use, also of a cached credential. Required:
+	// policy.Allow with a list, or policy.AllowAll, which says what it does.
+	Policy policy.Decider
+
+	// Ledger keeps the inventory. Nil means one of the broker's own. Share one
+	// between brokers, of any kind, to see and take back everything at once.
+	Ledger *Ledger
+
+	// Logger is given one record for each decision, never a token. Nil means
+	// silence. Uses of cached credentials are at debug level.
+	Logger *slog.Logger
+
+	// Events is called with the same decisions, uses of cached credentials
+	// included, synchronously and from many goroutines at once; it should be
+	// quick. Nil means nobody. Metrics and traces are made from it.
+	Events func(Event)
+
+	// Base carries the requests of the broker's clients. Nil means a transport
+	// of the broker's own, without proxies from the environment and without
+	// cookies. A Base that follows redirects or adds credentials by itself
+	// undoes the pin.
+	Base http.RoundTripper
+
+	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
+	// One that is evicted while it lives is revoked when no call carries it.
+	// From 16,384 on the bound is kept in sixteen parts, each by itself.
+	MaxCached int
+
+	// IssueTimeout bounds one request to the issuer, retries of its own included.
+	// Zero means 10 seconds.
+	IssueTimeout time.Duration
+}
+
+const (
+	defaultMaxCached    = 16384
+	defaultIssueTimeout = 10 * time.Second
+)
+
+// check names the first field that is wrong.
+func (o *BrokerOptions) check() error {
+	invalid := func(format string, args ...any) error {
+		return &Error{Reason: ErrInvalid, Detail: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case o == nil || isNil(o.Policy):
+		return invalid("BrokerOptions.Policy is nil; give policy.Allow with the scopes that may be used, or policy.AllowAll()")
+	case o.MaxCached < 0:
+		return invalid("BrokerOptions.MaxCached is %d; use a positive number, or 0 for %d", o.MaxCached, defaultMaxCached)
+	case o.IssueTimeout < 0:
+		return invalid("BrokerOptions.IssueTimeout is %v; use a positive duration, or 0 for %v", o.IssueTimeout, defaultIssueTimeout)
+	}
+	return nil
+}
+
+// NewBroker returns a broker for what issuer issues. A model vendor's issuer is
+// an Issuer[scope.Model] and makes a Broker[scope.Model], nothing else. An error
+// matches [ErrInvalid] and names the field; nothing was started then.
+func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], error) {
+	if isNil(issuer) {
+		return nil, &Error{Reason: ErrInvalid, Detail: "the issuer is nil; give an Issuer such as exchange.New's"}
+	}
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	b := &Broker[S]{
+		issuer:  issuer,
+		policy:  o.Policy,
+		ledger:  or(o.Ledger, new(Ledger)),
+		events:  &recorder{logger: o.Logger, sink: o.Events},
+		base:    o.Base,
+		revoker: newRevoker(issuer),
+		timeout: or(o.IssueTimeout, defaultIssueTimeout),
+		cache:   newCache(or(o.MaxCached, defaultMaxCached)),
+		flights: map[key]*flight{},
+	}
+	b.life, b.stop = context.WithCancel(context.Background())
+	b.rejects, _ = lru.New[key, rejection](maxRejections) // fails for sizes below one only
+	if b.base == nil {
+		own := newBase()
+		b.base, b.closeBase = own, own.CloseIdleConnections
+	}
+	if i, ok := issuer.(Identified); ok {
+		b.workload = i.Workload().String()
+	}
+	return b, nil
+}
+
+// isNil reports whether v is nil, or an interface around a nil func, pointer
+// or map, which would fail at its first use.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Func, reflect.Pointer, reflect.Map:
+		return r.IsNil()
+	}
+	return false
+}
+
+// or returns v, or what its zero value means.
+func or[T comparable](v, zero T) T {
+	var none T
+	if v == none {
+		return zero
+	}
+	return v
+}
