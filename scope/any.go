@@ -194,8 +194,9 @@ func (a Any) Includes(b Any) bool {
 }
 
 // Narrow makes a scope that a includes. Fields of s that are left at their
-// zero value are a's; a set field must lie within a's. The error names the
-// first field that does not.
+// zero value are a's; a set field must lie within a's. Permissions that are
+// empty and not nil ask for none. The error names the first field that does not
+// lie within.
 func (a Any) Narrow(s Spec) (Any, error) {
 	if a.IsZero() {
 		return Any{}, errors.New("scope: the zero scope cannot be narrowed")

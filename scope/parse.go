@@ -31,7 +31,7 @@ func parse(kind Kind, s Spec) (Any, error) {
 		return fail("Name", clip(s.Name), err)
 	}
 	if err := parseEndpoint(s.Endpoint, &f); err != nil {
-		return fail("Endpoint", clip(redactUser(s.Endpoint)), err)
+		return fail("Endpoint", shownEndpoint(s.Endpoint), err)
 	}
 	for _, m := range s.Methods {
 		if err := checkMethod(m); err != nil {
@@ -80,7 +80,7 @@ func checkMethod(m string) error {
 	switch {
 	case m == "":
 		return errors.New("is an empty method")
-	case strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' }):
+	case strings.Trim(m, "-") == "" || strings.ContainsFunc(m, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' }):
 		return errors.New("is not an HTTP method in upper case")
 	case m == "CONNECT" || m == "TRACE" || m == "TRACK":
 		return errors.New("is never accepted: it makes a tunnel or an echo of the credential")
@@ -113,11 +113,7 @@ func parseEndpoint(s string, f *facts) error {
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		// url.Error repeats the whole input; its cause does not.
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err
-		}
-		return fmt.Errorf("is not a URL: %w", err)
+		return errors.New("is not a URL") // the error repeats parts of it
 	}
 	switch {
 	case u.Scheme == "" || u.Opaque != "" || u.Host == "":
@@ -200,19 +196,17 @@ func isLoopback(host string) bool {
 	return err == nil && a.IsLoopback()
 }
 
-// redactUser keeps a password that somebody put into an endpoint out of the
-// error that refuses it.
-func redactUser(s string) string {
-	if i := strings.Index(s, "//"); i >= 0 {
-		rest, tail := s[i+2:], ""
-		if j := strings.IndexAny(rest, "/?#"); j >= 0 {
-			rest, tail = rest[:j], rest[j:]
-		}
-		if k := strings.LastIndexByte(rest, '@'); k >= 0 {
-			return s[:i+2] + "…" + rest[k:] + tail
-		}
+// shownEndpoint is as much of a bad endpoint as an error may repeat: not what
+// stands before an "@", which may be a password, whatever url.Parse makes of
+// it, and not a query or fragment.
+func shownEndpoint(s string) string {
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		s = "…" + s[i:]
 	}
-	return s
+	if i := strings.IndexAny(s, "?#"); i >= 0 {
+		s = s[:i] + "…"
+	}
+	return clip(s)
 }
 
 // canonicalDetails returns a JSON array of authorization details in canonical

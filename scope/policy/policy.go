@@ -91,7 +91,8 @@ type Scoped interface{ Any() scope.Any }
 
 // Allow returns a [Decider] that allows the scopes listed and narrower ones of
 // the same name, and nothing else. It does not look at facts or call, does not
-// allocate on an allowed scope, and is safe for concurrent use.
+// allocate on an allowed scope, and is safe for concurrent use. A nil among
+// scopes panics.
 func Allow(scopes ...Scoped) Decider {
 	l := make(list, len(scopes))
 	for _, s := range scopes {
