@@ -158,7 +158,7 @@ func (c *Config) check() error {
 			continue
 		}
 		if _, err := parseURL(u.value, u.query); err != nil {
-			return wrong(u.field, "is %s%v, such as %s", showURL(u.value), err, u.example)
+			return wrong(u.field, "is %s%v; use one such as %s", showURL(u.value), err, u.example)
 		}
 	}
 	if c.Issuer == "" && c.TokenURL == "" {
@@ -249,15 +249,15 @@ func parseURL(s string, query bool) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.Opaque != "" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"):
-		return nil, errors.New(", which is not an absolute URL; give one with scheme and host")
+		return nil, errors.New(", which is not an absolute URL with scheme and host")
 	case u.User != nil:
-		return nil, errors.New(" with a user part; use ClientID and ClientSecret, and give a URL without one")
+		return nil, errors.New(" with a user part, in place of which there are ClientID and ClientSecret")
 	case strings.Contains(s, "#"):
-		return nil, errors.New(" with a fragment, which is never sent; give a URL without one")
+		return nil, errors.New(" with a fragment, which is never sent")
 	case !query && strings.Contains(s, "?"):
-		return nil, errors.New(" with a query; an issuer identifier has none (RFC 8414 section 2)")
+		return nil, errors.New(" with a query, which no issuer identifier has (RFC 8414 section 2)")
 	case !secure(u):
-		return nil, errors.New(", over which others could read the tokens; give an https URL, or an http one of a loopback address")
+		return nil, errors.New(", over which others could read the tokens: http is for loopback addresses only")
 	}
 	return u, nil
 }

@@ -1,11 +1,13 @@
 package exchange_test
 
 import (
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -49,12 +51,45 @@ func TestNewRefuses(t *testing.T) {
 		{"Timeout", exchange.Config{Issuer: issuerID, Workload: w, Timeout: -time.Second}},
 	} {
 		_, err := exchange.New[scope.Tool](tt.c)
-		if err == nil || !strings.HasPrefix(err.Error(), "exchange: Config."+tt.field+" ") {
+		e := wantError(t, err, credential.ErrInvalid, "")
+		if !errors.Is(err, credential.ErrInvalid) || !strings.HasPrefix(e.Detail, "exchange: Config."+tt.field+" ") {
 			t.Errorf("%q, Issuer %q: got %v", tt.field, tt.c.Issuer, err)
 		}
 		noCanary(t, err)
 		if err != nil && strings.Contains(err.Error(), canary) {
 			t.Errorf("a secret in %v", err)
+		}
+	}
+}
+
+// An error shows the value that is wrong and an example of one that is not,
+// and of a URL nothing that may be secret.
+func TestNewErrorsShowTheValue(t *testing.T) {
+	w := &workload{}
+	for _, tt := range []struct {
+		c    exchange.Config
+		want string
+	}{
+		{exchange.Config{Workload: w, Issuer: "as.example.com"}, `Issuer is "as.example.com", which is not an absolute URL with scheme and host; use one such as https://as.example.com`},
+		{exchange.Config{Workload: w, Issuer: "http://as.example.com/t1"}, `Issuer is "http://as.example.com/t1", over which others could read the tokens: http is for loopback addresses only; use one such as https://as.example.com`},
+		{exchange.Config{Workload: w, Issuer: "https://u:" + canary + "@as.example.com/t?" + canary + "#" + canary}, `Issuer is "https://as.example.com/t" with a user part, in place of which there are ClientID and ClientSecret; use one such as https://as.example.com`},
+		{exchange.Config{Workload: w, Issuer: "u:" + canary + "@as.example.com"}, `Issuer is "[not shown]", which is`},
+		{exchange.Config{Workload: w, Issuer: "as.example.com/t?" + canary}, `Issuer is "as.example.com/t", which is`},
+		{exchange.Config{Workload: w, Issuer: "https://as.example.com?" + canary}, `Issuer is "https://as.example.com" with a query, which no issuer`},
+		{exchange.Config{Workload: w, Issuer: "https://as.example.com/" + strings.Repeat(canary, 10) + "#"}, `Issuer is "[not shown]" with a fragment, which`},
+		{exchange.Config{Workload: w, TokenURL: "http://as.example.com/token?" + canary, AssertionAudience: "as"}, `TokenURL is "http://as.example.com/token", over which others could read the tokens: http is for loopback addresses only; use one such as https://as.example.com/token`},
+		{exchange.Config{Workload: w, Issuer: issuerID, AssertionAudience: "https://u:" + canary + "@as example.com"}, `AssertionAudience is "[not shown]"; give exactly one audience`},
+		{exchange.Config{Workload: w, Issuer: issuerID, AssertionAudience: "a b"}, `AssertionAudience is "a b"; give exactly one audience`},
+		{exchange.Config{Workload: w, Issuer: issuerID, AssertionType: "jwt"}, `AssertionType is "jwt"; use AssertionJWTSPIFFE or AssertionJWTBearer`},
+		{exchange.Config{Workload: w, Issuer: issuerID, ClientID: "a\n"}, `ClientID is "a\n"; use printable ASCII`},
+		{exchange.Config{Workload: w, Issuer: issuerID, Grant: 99}, `Grant is 99; use one of the constants from GrantDelegation (0) to GrantWorkloadExchange (4)`},
+		{exchange.Config{Workload: w, Issuer: issuerID, Target: 98}, `Target is 98; use one of the constants from TargetResource (0) to TargetNone (3)`},
+		{exchange.Config{Workload: w, Issuer: issuerID, Timeout: -time.Second}, `Timeout is -1s; use a positive duration, or 0 for 10s`},
+		{exchange.Config{Workload: w, Issuer: issuerID, RequestedTokenType: "jwt"}, `RequestedTokenType is "jwt", which is not a URI`},
+	} {
+		_, err := exchange.New[scope.Tool](tt.c)
+		if e := wantError(t, err, credential.ErrInvalid, ""); !strings.HasPrefix(e.Detail, "exchange: Config."+tt.want) {
+			t.Errorf("got  %s\nwant %s", e.Detail, tt.want)
 		}
 	}
 }

@@ -5,15 +5,19 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
@@ -160,12 +164,12 @@ func TestConnectionFailures(t *testing.T) {
 	t.Run("closed without an answer", func(t *testing.T) {
 		_, i := tlsServer(t, hijack(""))
 		_, err := i.Issue(t.Context(), request(t))
-		wantError(t, err, credential.ErrIssuer, "connection")
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, "connection"), "ended before a complete answer")
 	})
 	t.Run("content-length lies", func(t *testing.T) {
 		_, i := tlsServer(t, hijack("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n"+goodAns))
 		resp, err := i.Issue(t.Context(), request(t))
-		wantError(t, err, credential.ErrIssuer, "connection")
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, "connection"), "ended before a complete answer")
 		if !resp.AccessToken.IsZero() {
 			t.Error("half an answer was read")
 		}
@@ -175,15 +179,24 @@ func TestConnectionFailures(t *testing.T) {
 		s.Close()
 		i := newIssuer(t, exchange.Config{TokenURL: s.URL + "/token?SECRET-QUERY", AssertionAudience: "as", Workload: &workload{}})
 		_, err := i.Issue(t.Context(), request(t))
-		if e := wantError(t, err, credential.ErrIssuer, "dial"); e.Host != strings.TrimPrefix(s.URL, "https://") {
+		e := wantError(t, err, credential.ErrIssuer, "dial")
+		if e.Host != strings.TrimPrefix(s.URL, "https://") {
 			t.Errorf("got host %q", e.Host)
 		}
+		wantDetail(t, e, "check host, port and DNS, and see Config.Base")
 	})
 	t.Run("certificate of nobody we know", func(t *testing.T) {
 		s, _ := tlsServer(t, func(http.ResponseWriter, *http.Request) { t.Error("reached") })
 		i := newIssuer(t, exchange.Config{TokenURL: s.URL, AssertionAudience: "as", Workload: &workload{}})
 		_, err := i.Issue(t.Context(), request(t))
-		wantError(t, err, credential.ErrIssuer, "tls")
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, "tls"), "the server's certificate was not accepted; see Config.Base")
+	})
+	t.Run("no TLS at all", func(t *testing.T) {
+		s := httptest.NewServer(http.NotFoundHandler())
+		defer s.Close()
+		i := newIssuer(t, exchange.Config{TokenURL: strings.Replace(s.URL, "http:", "https:", 1), AssertionAudience: "as", Workload: &workload{}})
+		_, err := i.Issue(t.Context(), request(t))
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, "tls"), "the server does not speak TLS there")
 	})
 	t.Run("TLS 1.1", func(t *testing.T) {
 		s := httptest.NewUnstartedServer(nil)
@@ -193,7 +206,7 @@ func TestConnectionFailures(t *testing.T) {
 		defer s.Close()
 		i := newIssuer(t, exchange.Config{TokenURL: s.URL, AssertionAudience: "as", Workload: &workload{}})
 		_, err := i.Issue(t.Context(), request(t))
-		wantError(t, err, credential.ErrIssuer, "tls")
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, "tls"), "the TLS handshake failed")
 	})
 	t.Run("header without end", func(t *testing.T) {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -211,6 +224,113 @@ func TestConnectionFailures(t *testing.T) {
 			wantError(t, op(t.Context()), credential.ErrIssuer, "connection")
 		}
 	})
+}
+
+// wantDetail checks what an error advises.
+func wantDetail(t testing.TB, e *credential.Error, part string) {
+	t.Helper()
+	if !strings.Contains(e.Detail, part) {
+		t.Errorf("got %v, want a detail that says %q", e, part)
+	}
+}
+
+// TestDetails has every code that a connection can end with explained.
+func TestDetails(t *testing.T) {
+	for _, tt := range []struct {
+		err          error
+		code, detail string
+	}{
+		{context.DeadlineExceeded, "timeout", "Config.Timeout"},
+		{context.Canceled, "canceled", "gave the request up"},
+		{&net.OpError{Op: "dial", Err: io.EOF}, "dial", "Config.Base"},
+		{&net.OpError{Op: "remote error", Err: io.EOF}, "tls", "Config.Base"},
+		{&net.OpError{Op: "read", Err: io.EOF}, "connection", "ended before"},
+		{tls.RecordHeaderError{}, "tls", "scheme and port"},
+		{x509.HostnameError{}, "tls", "certificate was not accepted"},
+		{fmt.Errorf("x: %w", io.EOF), "connection", "ended before"},
+	} {
+		i := simple(t, roundTripper(func(*http.Request) (*http.Response, error) { return nil, &url.Error{Err: tt.err} }))
+		_, err := i.Issue(t.Context(), request(t))
+		wantDetail(t, wantError(t, err, credential.ErrIssuer, tt.code), tt.detail)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := simple(t, hang).Issue(ended, request(t))
+	wantDetail(t, wantError(t, err, credential.ErrIdentity, "canceled"), "the caller's context was canceled")
+}
+
+// TestIdleConnections: those of the Issuer's own transport can be closed, those
+// of a Base are its owner's.
+func TestIdleConnections(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		open := new(atomic.Int32)
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, goodAns)
+		}))
+		s.Config.ConnState = func(_ net.Conn, c http.ConnState) {
+			switch c {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed:
+				open.Add(-1)
+			}
+		}
+		s.Start()
+		t.Cleanup(s.Close)
+		c := exchange.Config{TokenURL: s.URL, AssertionAudience: "as", Workload: &workload{}}
+		if !own {
+			base := &http.Transport{}
+			t.Cleanup(base.CloseIdleConnections)
+			c.Base = base
+		}
+		i := newIssuer(t, c)
+		for range 2 { // it stays usable
+			if _, err := i.Issue(t.Context(), request(t)); err != nil {
+				t.Fatal(err)
+			}
+			i.CloseIdleConnections()
+		}
+		for range 200 {
+			if (open.Load() == 0) == own {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if got := open.Load() == 0; got != own {
+			t.Errorf("own transport %v: all connections closed: %v", own, got)
+		}
+	}
+}
+
+// TestGoroutines: after every kind of request, good and bad, and
+// CloseIdleConnections, there are as many goroutines as before.
+func TestGoroutines(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for _, status := range []int{200, 302, 400, 503} {
+		s := httptest.NewServer(nil)
+		s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_, _ = fmt.Fprintf(w, `{"issuer":%q,"token_endpoint":"%[1]s/token","revocation_endpoint":"%[1]s/revoke","introspection_endpoint":"%[1]s/i",`+goodAns[1:], s.URL)
+		})
+		i := newIssuer(t, exchange.Config{Issuer: s.URL, Workload: &workload{}})
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, op := range operations(t, i) {
+			_ = op(ended)
+			_ = op(t.Context())
+		}
+		i.CloseIdleConnections()
+		s.Close()
+	}
+	for n := 0; runtime.NumGoroutine() > before; n++ {
+		if n == 400 {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, want %d:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func TestHTTPOverLoopback(t *testing.T) {
