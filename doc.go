@@ -53,8 +53,7 @@
 // server that does not check audience, expiry or revocation of what it is
 // given: a self-contained token that nobody introspects lives until it
 // expires, whatever was revoked. A bearer token that is stolen while its task
-// runs: short life limits the thief, and only he who binds tokens to a key
-// stops him.
+// runs: its short life limits the thief, and only binding it to a key stops one.
 //
 // # Compatibility
 //

@@ -19,7 +19,8 @@ import (
 // The program of the README, on embedded servers. Between the two markers it
 // is that program, line by line, but for what TestReadme leaves out.
 func Example() {
-	network, as, user := world()
+	network, as, user, done := world()
+	defer done()
 	ctx := context.Background()
 	req, err := http.NewRequest("POST", "https://pay.example.com/v1/refunds", strings.NewReader("order=42"))
 	check(err)

@@ -12,19 +12,19 @@ import (
 
 // world is what Example needs around it: a SPIFFE agent at
 // SPIFFE_ENDPOINT_SOCKET, and an authorization server and a tool on a network
-// without sockets.
-func world() (*credentialtest.Network, *credentialtest.Server, identity.Subject) {
+// without sockets. It lasts until done is called.
+func world() (network *credentialtest.Network, as *credentialtest.Server, user identity.Subject, done func()) {
 	domain, err := identitytest.New(nil)
 	check(err)
 	agent, err := domain.Serve(identitytest.SVID{Path: "/agent"})
 	check(err)
 	check(os.Setenv("SPIFFE_ENDPOINT_SOCKET", agent.Addr()))
-	network := new(credentialtest.Network)
-	as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
+	network = new(credentialtest.Network)
+	as, err = credentialtest.NewServer(&credentialtest.ServerOptions{
 		Network: network, Issuer: "https://as.example.com", Bundles: domain,
 		Clients: []credentialtest.Client{{
 			ID: domain.ID("/agent").String(), MayActFor: true,
-			Grants: []credentialtest.Grant{{Resource: "https://pay.example.com/v1/refunds", Permissions: []string{"refunds:create"}}},
+			Permits: []credentialtest.Permit{{Resource: "https://pay.example.com/v1/refunds", Permissions: []string{"refunds:create"}}},
 		}},
 	})
 	check(err)
@@ -32,7 +32,11 @@ func world() (*credentialtest.Network, *credentialtest.Server, identity.Subject)
 		Network: network, Server: as, URL: "https://pay.example.com/v1/refunds", Permissions: []string{"refunds:create"},
 	})
 	check(err)
-	return network, as, as.SubjectToken("alice", 0)
+	return network, as, as.SubjectToken("alice", 0), func() {
+		as.Close()
+		agent.Close()
+		check(os.Unsetenv("SPIFFE_ENDPOINT_SOCKET"))
+	}
 }
 
 func check(err error) {

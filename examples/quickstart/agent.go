@@ -67,17 +67,15 @@ func newBroker[S scope.Scope](a *agent, p policy.Decider) (*credential.Broker[S]
 	if err != nil {
 		return nil, err
 	}
-	return credential.NewBroker(issuer, &credential.BrokerOptions{
+	b, err := credential.NewBroker(issuer, &credential.BrokerOptions{
 		Policy: p,
 		Ledger: a.ledger,
 		Base:   a.as.Transport(),
 	})
-}
-
-func (a *agent) close() {
-	_ = a.models.Close()
-	_ = a.retrievals.Close()
-	_ = a.tools.Close()
+	if err == nil {
+		a.defers(func() { _ = b.Close() }) // before the servers are
+	}
+	return b, err
 }
 
 func (a *agent) say(topic, format string, args ...any) {

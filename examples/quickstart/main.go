@@ -32,7 +32,7 @@ func main() {
 }
 
 func quickstart(ctx context.Context, out io.Writer) error {
-	w, err := newWorld(ctx, os.Getenv("SPIFFE_ENDPOINT_SOCKET"))
+	w, err := newWorld(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,6 @@ func run(ctx context.Context, out io.Writer, w *world) error {
 	if err != nil {
 		return err
 	}
-	defer a.close()
 	a.say("identity", "%s, %s; no secret is configured anywhere", w.self.ID(), w.agent)
 
 	ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{
@@ -133,7 +132,7 @@ func (a *agent) inventory(context.Context) error {
 	a.say("inventory", "%d credentials", len(leases))
 	for _, l := range leases {
 		whose := "for the agent itself"
-		if l.Acting == credential.ActingDelegate {
+		if l.Acting == credential.ActingDelegation {
 			whose = "for the agent, acting for " + l.Subject
 		}
 		a.say("", "  %-21s %s, %v left, %s", l.Scope, l.State, time.Until(l.Expires).Round(time.Second), whose)

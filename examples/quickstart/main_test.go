@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"os"
 	"strings"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 // The quickstart does what it says, and no token is on the screen.
 func TestQuickstart(t *testing.T) {
 	ctx := context.Background()
-	w, err := newWorld(ctx, os.Getenv("SPIFFE_ENDPOINT_SOCKET"))
+	w, err := newWorld(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"os"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 
@@ -26,23 +27,24 @@ type world struct {
 	closers []func()
 }
 
-// newWorld starts everything. Where socket is set, the identity comes from the
-// SPIFFE agent there, and the authorization server takes that agent's keys for
-// the trust domain's.
-func newWorld(ctx context.Context, socket string) (w *world, err error) {
+// newWorld starts everything. Where SPIFFE_ENDPOINT_SOCKET is set, the identity
+// comes from that agent, and the authorization server takes the keys that it
+// knows.
+func newWorld(ctx context.Context) (w *world, err error) {
 	w = &world{agent: "from the agent at SPIFFE_ENDPOINT_SOCKET"}
+	var options *workload.Options // nil: the agent at SPIFFE_ENDPOINT_SOCKET
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
-	if socket == "" {
-		w.agent = "from an embedded SPIFFE agent"
-		if socket, err = w.startAgent(); err != nil {
+	if os.Getenv("SPIFFE_ENDPOINT_SOCKET") == "" {
+		w.agent, options = "from an embedded SPIFFE agent", new(workload.Options)
+		if options.Address, err = w.startAgent(); err != nil {
 			return w, err
 		}
 	}
-	if w.self, err = workload.Open(ctx, &workload.Options{Address: socket}); err != nil {
+	if w.self, err = workload.Open(ctx, options); err != nil {
 		return w, err
 	}
 	w.defers(func() { w.self.Close() })
@@ -107,7 +109,7 @@ func (w *world) startService(path, answer string, permissions []string) (*servic
 		return nil, err
 	}
 	w.defers(r.Close)
-	return &service{r}, w.as.Allow(w.self.ID().String(), credentialtest.Grant{Resource: r.URL(), Permissions: permissions})
+	return &service{r}, w.as.Allow(w.self.ID().String(), credentialtest.Permit{Resource: r.URL(), Permissions: permissions})
 }
 
 // spec describes what an agent may reach of s.
