@@ -36,7 +36,7 @@ var serial counter
 // Tasks one after another with one credential each leave nothing behind: no
 // heap, no goroutine. TASKCRED_TASKS=1000000 runs as many as CI does.
 func TestManyTasks(t *testing.T) {
-	tasks := 20_000
+	tasks := 5_000
 	if s := os.Getenv("TASKCRED_TASKS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {

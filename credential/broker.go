@@ -16,6 +16,11 @@ import (
 // Broker is the one path from a task and a scope to a credential, for scopes
 // of one kind from one issuer. It owns the cache and what is being issued. It
 // is safe for concurrent use; make one for each issuer and close it at the end.
+//
+// An issuer that could not be reached three times in a row is left alone for
+// 100 ms, doubled up to 10 s with each further failure, or for as long as its
+// Retry-After says, up to 5 minutes. Meanwhile callers are told at once; then
+// one of them finds out. Nothing is retried by itself.
 type Broker[S scope.Scope] struct {
 	issuer    Issuer[S]
 	policy    policy.Decider
@@ -28,6 +33,7 @@ type Broker[S scope.Scope] struct {
 	workload  string
 	rejects   *lru.Cache[key, rejection] // written with mu held
 	struck    atomic.Bool                // rejects has entries
+	outage    outage                     // of the issuer
 
 	life     context.Context // of all flights; ended by Close
 	stop     context.CancelFunc

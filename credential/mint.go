@@ -29,11 +29,17 @@ func (b *Broker[S]) admit(l *lease, k key) *Error {
 	if err == nil {
 		err = b.ledger.open(l)
 	}
-	if err == nil && b.closed.Load() { // after open: Close finds what was entered before
-		b.ledger.close(l)
+	if err != nil {
+		err.Scope = k.scope.Name()
+		return err
+	}
+	if b.closed.Load() { // after open: Close finds what was entered before
 		err = &Error{Reason: ErrClosed}
+	} else {
+		err = b.outage.refuses(readClock(), b.timeout)
 	}
 	if err != nil {
+		b.ledger.close(l)
 		err.Scope = k.scope.Name()
 	}
 	return err
@@ -67,6 +73,7 @@ func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ T
 	defer func() {
 		if recover() != nil {
 			refused = &Error{Reason: ErrIssuer, Code: "panic", Scope: r.Scope.Name()}
+			b.outage.note(refused, readClock())
 		} else if !returned {
 			b.ledger.close(l)
 		}
@@ -79,6 +86,7 @@ func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ T
 	if err != nil {
 		refused = issuerError(err, r.Scope.Name())
 	}
+	b.outage.note(refused, readClock())
 	return resp, refused
 }
 

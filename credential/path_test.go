@@ -363,7 +363,7 @@ func TestIssuerPanics(t *testing.T) {
 			b := newBroker(t, m)
 			s := tool(t, "pay")
 			ctx, _ := startTask(t, credential.TaskOptions{MaxLeases: 1})
-			for range 3 {
+			for range 2 {
 				if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrIssuer) {
 					t.Fatalf("got %v", err)
 				}

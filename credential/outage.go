@@ -1,0 +1,81 @@
+package credential
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	outageFrom = 3                      // failures in a row that make an outage
+	outageMin  = 100 * time.Millisecond // first pause; doubled for each further failure
+	outageMax  = 10 * time.Second
+	maxAdvised = 5 * time.Minute // the longest Retry-After that is obeyed
+)
+
+// outage keeps callers off an issuer that fails again and again: they are told
+// at once, and one at a time finds out whether it is back. It is the only layer
+// that knows of attempts; nothing is retried by itself.
+type outage struct {
+	mu       sync.Mutex // guards the fields below
+	failures int        // in a row
+	until    instant    // nobody asks before; zero means anybody may
+	last     *Error
+}
+
+// refuses returns the last failure while the issuer is to be left alone, nil
+// to a caller that may ask.
+func (o *outage) refuses(now instant, probe time.Duration) *Error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.until == (instant{}) {
+		return nil
+	}
+	if now.reached(o.until) {
+		// This one finds out; the others go on as before until it knows.
+		o.until = now.add(probe)
+		return nil
+	}
+	e := *o.last
+	e.RetryAfter = now.until(o.until)
+	e.ctx = nil
+	return &e
+}
+
+// note takes down how a request to the issuer ended.
+func (o *outage) note(err *Error, now instant) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil && err.ctx == context.Canceled {
+		if o.until != (instant{}) {
+			o.until = now // we gave up ourselves; the next one finds out
+		}
+		return
+	}
+	if err == nil || !temporary(err) {
+		o.failures, o.until, o.last = 0, instant{}, nil // it answers
+		return
+	}
+	o.failures++
+	o.last = err
+	pause := min(err.RetryAfter, maxAdvised)
+	if n := o.failures - outageFrom; n >= 0 {
+		own := min(outageMin<<min(n, 10), outageMax)
+		pause = max(pause, own+rand.N(own/4))
+	}
+	if pause > 0 {
+		o.until = now.add(pause)
+	}
+}
+
+// temporary reports whether an error says that the issuer could not be reached
+// or could not answer, rather than what it answered.
+func temporary(e *Error) bool {
+	switch e.Code {
+	case "", "timeout", "dial", "connection", "tls", "temporarily_unavailable", "server_error", "panic":
+		return e.Reason == ErrIssuer || e.Reason == ErrIdentity
+	}
+	return e.RetryAfter > 0 || strings.HasPrefix(e.Code, "http_5") || e.Code == "http_429"
+}
