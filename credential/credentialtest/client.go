@@ -19,7 +19,8 @@ type Client struct {
 	// Secret authenticates a client without a workload identity, as
 	// client_secret in the body. Zero means that the ID is a SPIFFE ID.
 	Secret secret.Text
-	// Permits is what the client may ask for. [Server.Allow] adds to it.
+	// Permits is what the client may ask for; [Server.Allow] adds to it. Nil means
+	// nothing.
 	Permits []Permit
 	// MayActFor lets the client exchange a user's token together with an
 	// actor_token of its own: delegation.
@@ -97,7 +98,8 @@ func (s *Server) AddClient(c Client) error {
 }
 
 // Allow adds to what a registered client may ask for; it takes nothing away.
-// It exists because the URL of a [Resource] is known only once it listens.
+// It is separate from [Client.Permits] because the URL of a [Resource] is known
+// only once it listens.
 func (s *Server) Allow(client string, permits ...Permit) error {
 	if err := checkPermits(permits); err != nil {
 		return err
@@ -106,7 +108,7 @@ func (s *Server) Allow(client string, permits ...Permit) error {
 	defer s.mu.Unlock()
 	c, ok := s.clients[client]
 	if !ok {
-		return fmt.Errorf("credentialtest: no client %s", client)
+		return fmt.Errorf("credentialtest: client %s is not registered; see Server.AddClient", client)
 	}
 	c.Permits = slices.Concat(c.Permits, permits)
 	s.clients[client] = c

@@ -14,7 +14,9 @@
 // else: keys and tokens live in memory, users are signed in without a
 // question, and anyone who holds a *Server reads every token.
 //
-// A first use, in a test of an agent whose trust domain is td:
+// # First use
+//
+// In a test of an agent whose trust domain is td, an identitytest.TrustDomain:
 //
 //	as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
 //		Bundles: td,
@@ -28,11 +30,23 @@
 //	err = as.Allow("spiffe://example.org/agent", credentialtest.Permit{
 //		Resource: pay.URL(), Permissions: []string{"refunds:create"},
 //	})
+//	issuer, err := exchange.New[scope.Tool](exchange.Config{
+//		Issuer: as.Issuer(), Workload: td.Source("/agent"), Base: as.Transport(),
+//	})
+//	broker, err := credential.NewBroker(issuer, &credential.BrokerOptions{
+//		Policy: policy.AllowAll(), Base: as.Transport(),
+//	})
 //	user := as.SubjectToken("alice", 0)
-//	// … run the task with as.Issuer(), as.Transport(), pay.URL(), user …
+//	// … run the task for user, with scopes at pay.URL(), and end it …
 //	if left := as.Active(); len(left) > 0 {
 //		t.Errorf("%d tokens outlived the task", len(left))
 //	}
+//
+// The transport of [Server.Transport] goes into both exchange.Config.Base, which
+// carries the requests for tokens, and credential.BrokerOptions.Base, which
+// carries the calls: it trusts the certificate of every Server and [Resource] of
+// this package, or is the [Network] that they are on. Without the first, tokens
+// cannot be obtained (code "tls"); without the second, the calls fail.
 //
 // Servers listen on loopback addresses only. Secrets of tests are generated
 // with [Canary] and never written down.

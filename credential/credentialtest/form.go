@@ -53,7 +53,7 @@ func parseForm(r *http.Request, body []byte) (url.Values, *oauthError) {
 	case err != nil || mediaType != "application/x-www-form-urlencoded":
 		return nil, &oauthError{invalidRequest, "the body must be application/x-www-form-urlencoded"}
 	case r.URL.RawQuery != "":
-		return nil, &oauthError{invalidRequest, "parameters belong into the body, not into the query"}
+		return nil, &oauthError{invalidRequest, "parameters belong in the body, not in the query"}
 	case len(body) > maxBody:
 		return nil, &oauthError{invalidRequest, "the body is too large"}
 	}

@@ -20,7 +20,7 @@ import (
 type host struct {
 	origin    string
 	transport http.RoundTripper
-	network   *Network // nil: listener
+	network   *Network // nil means a listener
 	listener  *httptest.Server
 }
 
@@ -40,7 +40,7 @@ func newHost(n *Network, origin string) (*host, error) {
 	// Not httptest.NewTLSServer: it panics where this returned an error.
 	s := &httptest.Server{Listener: l, Config: &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          log.New(io.Discard, "", 0), // handshakes that a closing client gave up are nobody's news
+		ErrorLog:          log.New(io.Discard, "", 0), // a handshake that a closing client broke off is not news
 	}}
 	return &host{origin: "https://" + l.Addr().String(), listener: s}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -35,12 +36,16 @@ type Network struct {
 var _ http.RoundTripper = (*Network)(nil)
 
 // Handle puts h on the network as the host of origin, such as
-// "https://pay.example.com"; a nil h takes the host away. It is an error if the
-// origin is no origin or has a host already.
+// "https://pay.example.com"; a nil h takes the host away. The origin is in the
+// normal form that scopes have: in lower case, and without the port that is the
+// scheme's default. It is an error if it is not, or if it has a host already.
 func (n *Network) Handle(origin string, h http.Handler) error {
 	u, err := url.Parse(origin)
-	if err != nil || u.Scheme == "" || u.Host == "" || originOf(u) != origin {
+	if err != nil || u.Scheme == "" || u.Host == "" || !strings.EqualFold(originOf(u), origin) {
 		return errors.New("credentialtest: an origin is a scheme and a host, such as https://pay.example.com")
+	}
+	if normal := normalOrigin(u); origin != normal {
+		return fmt.Errorf("credentialtest: the origin is %q, which no scope can reach; use its normal form, %q", origin, normal)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -60,7 +65,7 @@ func (n *Network) Handle(origin string, h http.Handler) error {
 // RoundTrip gives req to the handler of its host.
 func (n *Network) RoundTrip(req *http.Request) (*http.Response, error) {
 	n.mu.Lock()
-	h := n.hosts[originOf(req.URL)]
+	h := n.hosts[normalOrigin(req.URL)]
 	n.mu.Unlock()
 	err := req.Context().Err()
 	if err == nil && h == nil {
@@ -84,6 +89,18 @@ func (n *Network) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func originOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// normalOrigin returns the origin in lower case without the default port.
+func normalOrigin(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	switch u.Scheme {
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return u.Scheme + "://" + host
+}
 
 // memoryWriter is the response of a handler on a [Network]. It belongs to the
 // handler's goroutine until ready is closed; after that only the pipe is

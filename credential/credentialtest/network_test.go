@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -84,8 +85,24 @@ func TestNetworkHandleErrors(t *testing.T) {
 			t.Errorf("%q: no error", origin)
 		}
 	}
+	for origin, normal := range map[string]string{
+		"https://PAY.example.com": "https://pay.example.com", "https://a.test:443": "https://a.test", "HTTPS://a.test": "https://a.test",
+		"http://a.test:80": "http://a.test", "https://[::1]:443": "https://[::1]",
+	} {
+		want := fmt.Sprintf("credentialtest: the origin is %q, which no scope can reach; use its normal form, %q", origin, normal)
+		if err := n.Handle(origin, h); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if err := n.Handle("https://a.test:80", h); err != nil {
+		t.Error(err)
+	}
 	if err := n.Handle("https://a.test", h); err != nil {
 		t.Fatal(err)
+	}
+	// Requests may be written otherwise, as on a real network.
+	if a := get(t, n, "https://A.test:443/", nil); a.status != http.StatusNotFound {
+		t.Errorf("status %d", a.status)
 	}
 	if n.Handle("https://a.test", h) == nil {
 		t.Error("a second host of one origin: no error")

@@ -30,20 +30,21 @@ const (
 type ResourceOptions struct {
 	// Server is whose tokens are accepted. Required.
 	Server *Server
-	// Network puts the resource on a network without sockets. Nil: TLS on a
+	// Network puts the resource on a network without sockets. Nil means TLS on a
 	// loopback address.
 	Network *Network
 	// URL is, on a Network, where the resource is: it answers at and below it.
-	// On a loopback address it is a path, such as "/v1/refunds", or empty.
+	// On a loopback address it is a path, such as "/v1/refunds". Empty means the
+	// whole address.
 	URL string
-	// Audience is what a token's aud must be. Empty: the URL.
+	// Audience is what a token's aud must be. Empty means the URL.
 	Audience string
-	// Verify is how tokens are verified; zero means ByIntrospection.
+	// Verify is how tokens are verified. Zero means [ByIntrospection].
 	Verify Verification
-	// Permissions are all needed for every request. Empty: none is.
+	// Permissions are all needed for every request. Nil means that none is.
 	Permissions []string
 	// Handler answers the requests that are accepted; [CallerFrom] tells it who
-	// calls. Nil: the caller, as JSON.
+	// calls. Nil means one that answers with the [Caller], as JSON.
 	Handler http.Handler
 }
 
@@ -90,12 +91,12 @@ func CallerFrom(ctx context.Context) (c Caller, ok bool) {
 	return c, ok
 }
 
-// NewResource starts a resource. [Resource.Close] ends it. For tokens to be
-// had, a client must be allowed to ask for its [Resource.URL]: see
-// [Server.Allow].
+// NewResource starts a resource. [Resource.Close] ends it. Before a
+// client can get tokens for it, the client must be allowed to ask for its
+// [Resource.URL]: see [Server.Allow].
 func NewResource(o *ResourceOptions) (*Resource, error) {
 	if o == nil || o.Server == nil {
-		return nil, errors.New("credentialtest: ResourceOptions.Server is missing; whose tokens are accepted?")
+		return nil, errors.New("credentialtest: ResourceOptions.Server is nil; give the Server whose tokens are accepted")
 	}
 	u, err := parseAddress("ResourceOptions.URL", o.URL)
 	switch {

@@ -19,17 +19,20 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 )
 
+const defaultTTL = 5 * time.Minute
+
 // ServerOptions are the options of [NewServer]. The zero value makes a server
 // on a loopback address that knows no client.
 type ServerOptions struct {
 	// Bundles has the keys of the trust domains whose JWT-SVIDs authenticate
-	// clients. Nil: clients need a Secret.
+	// clients. Nil means that every client needs a Secret.
 	Bundles jwtbundle.Source
-	// Clients are those who may ask. [Server.AddClient] adds more.
+	// Clients are those that may ask for tokens; [Server.AddClient] adds more. Nil
+	// means none.
 	Clients []Client
 	// TokenTTL is how long a token lives, unless the subject's token ends
-	// earlier: a second or more, in whole seconds, and counted to the end of the
-	// second. 0 means 5 minutes.
+	// earlier: whole seconds, counted to the end of the last one. Zero means 5
+	// minutes.
 	TokenTTL time.Duration
 	// Opaque makes tokens that only introspection can read. Otherwise they are
 	// JWTs with the claims of RFC 9068.
@@ -38,24 +41,25 @@ type ServerOptions struct {
 	// for JWT-SVIDs, as lenient servers do.
 	AcceptJWTBearer bool
 
-	// Network puts the server on a network without sockets. Nil: TLS on a
+	// Network puts the server on a network without sockets. Nil means TLS on a
 	// loopback address.
 	Network *Network
 	// Issuer is the issuer identifier, and on a Network where the server is,
 	// such as "https://as.example.com/tenant1"; it is required there. On a
-	// loopback address, empty means the address, and a path such as "/tenant1"
-	// means that path below it; a whole URL is an identifier that differs from
-	// the address.
+	// loopback address, a path such as "/tenant1" means that path below the
+	// address, and a whole URL is an identifier that differs from the address.
+	// Empty means the address.
 	Issuer string
 
-	// Before, unless nil, is called with every request before the server looks
-	// at it, on the request's goroutine. It may wait, read the body, and answer
-	// itself; then it returns true and the server does nothing more.
+	// Before is called with every request before the server looks at it, on the
+	// request's goroutine. It may wait, read the body, and answer itself; then it
+	// returns true and the server does nothing more. Nil means that it does
+	// nothing.
 	Before func(w http.ResponseWriter, r *http.Request) (answered bool)
-	// Answer, unless nil, is given every successful answer of the token endpoint
-	// before it is sent, with the form that it answers, and may change it: to
-	// leave out expires_in, to report a wider scope. The ledger keeps what was
-	// truly issued.
+	// Answer is given every successful answer of the token endpoint before it is
+	// sent, with the form that it answers, and may change it: to leave out
+	// expires_in, to report a wider scope. The ledger keeps what was really issued.
+	// Nil means that nothing is changed.
 	Answer func(form url.Values, answer map[string]any)
 }
 
@@ -63,15 +67,15 @@ type ServerOptions struct {
 //
 //	/token       RFC 8693 token exchange, RFC 6749 §4.4, RFC 7523 §2.1
 //	/revoke      RFC 7009
-//	/introspect  RFC 7662, for the parties to a token
+//	/introspect  RFC 7662, for the client that has a token and the resource it is for
 //	/jwks        the keys of its JWTs
 //
 // and its RFC 8414 metadata is at the well-known place of its issuer. Every
 // answer follows from what is registered; [ServerOptions.Before] and
 // [ServerOptions.Answer] make it misbehave.
 //
-// A Server is an [http.Handler], to be put behind a proxy of a test's own. It
-// is safe for concurrent use.
+// A Server is an [http.Handler], so that a test can put it behind a proxy. It is
+// safe for concurrent use.
 type Server struct {
 	opts   ServerOptions
 	host   *host
@@ -89,16 +93,16 @@ type Server struct {
 }
 
 // NewServer starts a server; nil means the zero options. [Server.Close] ends
-// it.
+// it. Errors name the option that is wrong.
 func NewServer(o *ServerOptions) (*Server, error) {
 	s := &Server{keyID: rand.Text(), clients: map[string]Client{}, readers: map[string]string{}}
 	if o != nil {
 		s.opts = *o
 	}
-	s.opts.TokenTTL = cmp.Or(s.opts.TokenTTL, 5*time.Minute).Truncate(time.Second)
-	if s.opts.TokenTTL <= 0 {
-		return nil, errors.New("credentialtest: TokenTTL must be a second or more, or 0")
+	if ttl := s.opts.TokenTTL; ttl < 0 || ttl%time.Second != 0 {
+		return nil, fmt.Errorf("credentialtest: ServerOptions.TokenTTL is %v; use whole seconds, or 0 for %v", ttl, defaultTTL)
 	}
+	s.opts.TokenTTL = cmp.Or(s.opts.TokenTTL, defaultTTL)
 	for _, c := range s.opts.Clients {
 		if err := s.AddClient(c); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -169,6 +170,8 @@ func TestOptionErrors(t *testing.T) {
 	for name, o := range map[string]credentialtest.ServerOptions{
 		"negative TTL":               {TokenTTL: -time.Second},
 		"TTL below a second":         {TokenTTL: time.Millisecond},
+		"TTL of part of a second":    {TokenTTL: 1500 * time.Millisecond},
+		"origin not in normal form":  {Network: new(credentialtest.Network), Issuer: "https://AS.test"},
 		"no ID":                      {Clients: []credentialtest.Client{{Secret: text}}},
 		"workload with a secret":     {Bundles: domain, Clients: []credentialtest.Client{{ID: agent, Secret: text}}},
 		"workload without bundles":   {Clients: []credentialtest.Client{{ID: agent}}},
@@ -192,6 +195,54 @@ func TestOptionErrors(t *testing.T) {
 			continue
 		}
 		credentialtest.NoLeak(t, err, secret.Reveal(text))
+	}
+}
+
+func TestTokenTTL(t *testing.T) {
+	_, err := credentialtest.NewServer(&credentialtest.ServerOptions{TokenTTL: 1500 * time.Millisecond})
+	if want := "credentialtest: ServerOptions.TokenTTL is 1.5s; use whole seconds, or 0 for 5m0s"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// TestGoroutinesReturn: after Close there are as many goroutines as before.
+func TestGoroutinesReturn(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for _, n := range []*credentialtest.Network{nil, new(credentialtest.Network)} {
+		so, ro := &credentialtest.ServerOptions{Network: n}, &credentialtest.ResourceOptions{Network: n, URL: "/v1"}
+		if n != nil {
+			so.Issuer, ro.URL = issuer, resource
+		}
+		as, err := credentialtest.NewServer(so)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ro.Server = as
+		pay, err := credentialtest.NewResource(ro)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 { // over introspection, so both servers and transports work
+			if a := get(t, pay.Transport(), pay.URL(), bearerHeader("nobody's")); a.status != http.StatusUnauthorized {
+				t.Errorf("status %d", a.status)
+			}
+			get(t, as.Transport(), as.URL()+"/jwks", nil)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		req, _ := http.NewRequestWithContext(ended, http.MethodGet, pay.URL(), nil)
+		if _, err := pay.Transport().RoundTrip(req); err == nil {
+			t.Error("a request of an ended context was answered")
+		}
+		pay.Close()
+		as.Close()
+	}
+	for n := 0; runtime.NumGoroutine() > before; n++ {
+		if n == 400 {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, want %d:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -19,8 +19,8 @@ import (
 // knows of it.
 type Token struct {
 	ID       string      // the jti
-	Text     secret.Text // as it was handed out
-	Client   string      // to whom
+	Text     secret.Text // as the client received it
+	Client   string      // the ID of the client that received it
 	Subject  string      // the user, or the client when it acts for itself
 	Actor    string      // who acts for the user, "" when nobody said
 	Resource string      // the target that was asked for, "" when only an audience was
@@ -29,11 +29,11 @@ type Token struct {
 	Details  string      // the authorization_details, as JSON; "" for none
 	Issued   time.Time
 	Expires  time.Time
-	Revoked  time.Time // zero: it was not
+	Revoked  time.Time // zero means never
 }
 
-// Active reports whether the token is good at t.
-func (t Token) Active(at time.Time) bool { return t.Revoked.IsZero() && at.Before(t.Expires) }
+// Active reports whether the token, at time now, is neither revoked nor expired.
+func (t Token) Active(now time.Time) bool { return t.Revoked.IsZero() && now.Before(t.Expires) }
 
 // ledger has every token by the hash of its text, so that no way of printing a
 // Server shows one.
@@ -73,8 +73,9 @@ func (s *Server) Active() []Token {
 	return slices.DeleteFunc(s.Issued(), func(t Token) bool { return !t.Active(now) })
 }
 
-// Revoke revokes a token on the server's own account, also one of a user. It
-// reports whether it was active.
+// Revoke makes a token invalid without any client having asked for it, as an
+// administrator of the server would. The token may also be a user's, from
+// [Server.SubjectToken]. Revoke reports whether it was active.
 func (s *Server) Revoke(t secret.Text) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,7 +104,7 @@ func (s *Server) find(text string) (Token, bool) {
 }
 
 // SubjectToken signs user in, without any question, and returns a token to be
-// presented as subject_token to this server and to nobody else. A ttl of 0
+// presented as subject_token to this server and to nobody else. A zero ttl
 // means an hour; a negative one makes a token that has expired.
 func (s *Server) SubjectToken(user string, ttl time.Duration) identity.Subject {
 	if ttl == 0 {
@@ -112,7 +113,7 @@ func (s *Server) SubjectToken(user string, ttl time.Duration) identity.Subject {
 	now := time.Now()
 	t, err := s.mint(Token{Subject: user, Audience: s.issuer, Issued: now, Expires: now.Add(ttl)}, !s.opts.Opaque)
 	if err != nil {
-		panic(err) // a key of ours did not sign
+		panic(err) // our own key failed to sign
 	}
 	return identity.Subject{ID: user, Token: t.Text, Expiry: t.Expires}
 }

@@ -189,7 +189,7 @@ func (c *client) answerFlaw(re reply, a answer, exchange bool) flaw {
 	case a.flaw != (flaw{}):
 		return a.flaw
 	case strings.EqualFold(a.tokenType, "N_A"):
-		return flaw{"token_type", "the token is not one for access (RFC 8693 section 2.2.1)"}
+		return flaw{"token_type", "the token is not an access token (RFC 8693 section 2.2.1)"}
 	case exchange && a.issuedType == "":
 		return flaw{"issued_token_type", "the answer has no issued_token_type (RFC 8693 section 2.2.1)"}
 	case exchange && identity.TokenType(a.issuedType) != c.config.RequestedTokenType:

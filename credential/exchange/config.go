@@ -185,7 +185,7 @@ func (c *Config) checkClient() error {
 	case strings.ContainsFunc(c.AssertionAudience, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return wrong("AssertionAudience", "is %s; give exactly one audience, without white space and control characters", show(c.AssertionAudience))
 	case c.Workload != nil && c.Issuer == "" && c.AssertionAudience == "":
-		return wrong("AssertionAudience", "is empty; without an Issuer it must say for whom the JWT-SVID is")
+		return wrong("AssertionAudience", "is empty; without an Issuer, give the one audience that the JWT-SVID is for")
 	}
 	return nil
 }

@@ -27,7 +27,7 @@
 // Subject tokens and assertions go to the token endpoint of the one configured
 // server, over TLS (plain http to a loopback address is accepted, for tests and
 // sidecars), in the body of a POST, and nowhere else: redirects are not
-// followed, for a 307 repeats the whole form at another host, and neither
+// followed, because a 307 repeats the whole form at another host, and neither
 // proxies nor base URLs are taken from the environment. The JWT-SVID is for
 // exactly one audience, the server's issuer identifier.
 //
@@ -42,7 +42,7 @@
 // broker to judge.
 //
 // Every error of a request holds a [*credential.Error], for errors.As, with a
-// code and a host; one that came of the end of the caller's context also matches
+// code, a host and, where the connection failed, what to check; one that came of the end of the caller's context also matches
 // the context's error. None repeats an error_description, a body, a query or a
 // token: servers echo what they were sent.
 package exchange

@@ -130,3 +130,12 @@ func FuzzRetryAfter(f *testing.F) {
 		}
 	})
 }
+
+// TestParseAllocations: reading an answer costs little beside the request. A
+// json.Decoder that reads it token by token takes some 60 allocations.
+func TestParseAllocations(t *testing.T) {
+	text := []byte(goodAns)
+	if n := testing.AllocsPerRun(100, func() { exchange.ParseAnswer(text) }); n > 25 {
+		t.Errorf("%v allocations to read %d bytes, want at most 25", n, len(text))
+	}
+}

@@ -129,8 +129,8 @@ func closeBody(r *http.Request) {
 }
 
 // newTransport returns the transport used where Config.Base is nil. Unlike
-// http.DefaultTransport it asks the environment for no proxy: whoever sets
-// HTTPS_PROXY must not be told where tokens come from.
+// http.DefaultTransport it asks the environment for no proxy: someone who
+// sets HTTPS_PROXY must not learn where tokens come from.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},

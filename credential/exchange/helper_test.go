@@ -208,7 +208,7 @@ func noCanary(t testing.TB, err error) {
 }
 
 // shared returns the text of a vector file that may not be copied into the
-// project, and skips the test where it is not to be had.
+// project, and skips the test where it is not available.
 func shared(t *testing.T, name string, to any) {
 	t.Helper()
 	dir := os.Getenv("TASKCRED_SHARED")

@@ -17,7 +17,7 @@ import (
 type Introspection struct {
 	Active   bool
 	Scope    string    // scope tokens, joined by a space
-	ClientID string    // whom the token was issued to
+	ClientID string    // the client that the token was issued to
 	Subject  string    // "sub"
 	Issuer   string    // "iss"
 	Audience []string  // "aud"
@@ -26,7 +26,7 @@ type Introspection struct {
 	// 8693 section 4.1).
 	Delegated bool
 	// Actor is the "sub" of the outermost "act", the one who acts now. Those
-	// nested in it acted before and are not to be considered.
+	// nested in it acted before and do not count.
 	Actor string
 }
 

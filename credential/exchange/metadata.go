@@ -21,8 +21,8 @@ type endpoints struct {
 }
 
 // metadata is the document of RFC 8414, loaded when first needed and kept: an
-// endpoint that changed is believed after a restart and not before. The load
-// belongs to nobody; each caller waits on its own context.
+// endpoint that changed is believed after a restart and not before. No caller
+// owns the load; each waits on its own context.
 type metadata struct {
 	issuer string
 	guard  *guard

@@ -78,7 +78,7 @@ func cut(text []byte) (o object, end int, err error) {
 			if depth == 1 && end == 0 {
 				start = i + 1
 			}
-		case depth == 1 && end == 0 && b == ':' && colon < start:
+		case depth == 1 && end == 0 && b == ':':
 			colon = i
 		case depth == 1 && end == 0 && (b == ',' || b == '}' || b == ']'):
 			if colon >= start {

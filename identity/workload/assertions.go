@@ -73,7 +73,7 @@ func newAssertions(fetch fetchFunc, now clock, log *slog.Logger) *assertions {
 }
 
 // get returns an assertion that is not over: the one at hand, or else what the
-// agent gives. It waits on ctx, and its going away stops nobody else.
+// agent gives. A caller whose ctx ends leaves; the flight goes on for the others.
 func (c *assertions) get(ctx context.Context, audience string) (identity.Assertion, error) {
 	if audience == "" {
 		return identity.Assertion{}, errors.New("workload: the audience is empty; an authorization server's is its issuer identifier")

@@ -52,8 +52,8 @@ func (w *bundles) take(set *jwtbundle.Set, err error) {
 	}
 }
 
-// wait returns when the agent has answered, be it with a refusal: an agent may
-// have no JWT bundles, and whoever needs none is not to suffer.
+// wait returns when the agent has answered, even with a refusal: an agent may
+// have no JWT bundles, and a workload that needs none must not fail for that.
 func (w *bundles) wait(ctx context.Context) error {
 	select {
 	case <-w.answered:

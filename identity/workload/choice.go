@@ -14,8 +14,8 @@ const maxListed = 16
 // choice says which of an agent's SVIDs is ours. The zero choice takes the
 // only one there is.
 type choice struct {
-	id   spiffeid.ID // zero: any
-	hint string      // "": any
+	id   spiffeid.ID // zero means any
+	hint string      // empty means any
 }
 
 // severalError refuses to guess. "The first one" is not a choice: SPIRE

@@ -17,19 +17,20 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// address returns where the agent listens, or how to say it.
-func (o *Options) address() (string, error) {
-	address, from := o.Address, "Options.Address"
+// address returns where the agent listens, and where that is set. Its errors
+// tell how to set it.
+func (o *Options) address() (address, from string, err error) {
+	address, from = o.Address, "Options.Address"
 	if address == "" {
 		address, from = os.Getenv(workloadapi.SocketEnv), workloadapi.SocketEnv
 	}
 	if address == "" {
-		return "", fmt.Errorf("workload: no agent: neither Options.Address nor %s is set; give unix:///path or tcp://ip:port", workloadapi.SocketEnv)
+		return "", "", fmt.Errorf("workload: no agent: neither Options.Address nor %s is set; give unix:///path or tcp://ip:port", workloadapi.SocketEnv)
 	}
 	if err := checkAddress(address); err != nil {
-		return "", fmt.Errorf("workload: %s is %q, want unix:///path or tcp://ip:port: %w", from, address, err)
+		return "", "", fmt.Errorf("workload: %s is %q, want unix:///path or tcp://ip:port: %w", from, address, err)
 	}
-	return address, nil
+	return address, from, nil
 }
 
 func checkAddress(address string) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -103,9 +104,11 @@ func TestOpenWithoutAnAgentEndsByItsDeadline(t *testing.T) {
 		says    string
 	}{
 		{"nobody there, by Timeout", t.Context(), "unix:///nonexistent/s", 100 * time.Millisecond, context.DeadlineExceeded, "no such file"},
-		{"nobody there, by ctx", short, "unix:///nonexistent/s", time.Hour, context.DeadlineExceeded, "/nonexistent/s"},
-		{"it never answers", t.Context(), "unix://" + socket, 100 * time.Millisecond, context.DeadlineExceeded, socket},
-		{"nobody waits", ended, "unix:///nonexistent/s", 0, context.Canceled, "/nonexistent/s"},
+		{"what to do", t.Context(), "unix:///nonexistent/s", 100 * time.Millisecond, context.DeadlineExceeded,
+			"workload: no agent answered at unix:///nonexistent/s (from Options.Address) within 1"},
+		{"nobody there, by ctx", short, "unix:///nonexistent/s", time.Hour, context.DeadlineExceeded, "is it running? "},
+		{"it never answers", t.Context(), "unix://" + socket, 100 * time.Millisecond, context.DeadlineExceeded, "no agent answered at unix://" + socket},
+		{"nobody waits", ended, "unix:///nonexistent/s", 0, context.Canceled, "no agent answered at unix:///nonexistent/s"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			noGoroutinesLeft(t)
@@ -126,6 +129,27 @@ func TestOpenTellsWhatItWaitedFor(t *testing.T) {
 	_, err := workload.Open(t.Context(), &workload.Options{Address: agent.Addr(), Timeout: 300 * time.Millisecond})
 	if !errors.Is(err, context.DeadlineExceeded) || status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v, want a deadline and PermissionDenied", err)
+	}
+	// This agent runs; asking whether it does would mislead.
+	if want := "workload: the agent at " + agent.Addr() + " (from Options.Address): no X.509-SVID: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestOpenTellsWhereTheAddressIsFrom(t *testing.T) {
+	noGoroutinesLeft(t)
+	t.Setenv("SPIFFE_ENDPOINT_SOCKET", "unix:///nonexistent/s")
+	_, err := workload.Open(t.Context(), &workload.Options{Timeout: 100 * time.Millisecond})
+	want := regexp.MustCompile(`^workload: no agent answered at unix:///nonexistent/s \(from SPIFFE_ENDPOINT_SOCKET\) within \d+ms; is it running\? `)
+	if err == nil || !want.MatchString(err.Error()) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestOpenRefusesANegativeTimeout(t *testing.T) {
+	_, err := workload.Open(t.Context(), &workload.Options{Address: "unix:///nonexistent/s", Timeout: -time.Second})
+	if want := "workload: Options.Timeout is -1s; use a positive duration, or 0 for 10s"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // svids follows the stream of X.509-SVIDs: it pins the identity at the first
@@ -24,7 +26,7 @@ type svids struct {
 	mu      sync.Mutex // guards what follows; neither log nor gone is called under it
 	choice  choice     // with the exact ID once pinned
 	pinned  bool
-	current func() *x509svid.SVID // nil: none. A func, so that no printer finds the key
+	current func() *x509svid.SVID // nil means none. A func, so that no printer finds the key
 	usable  lifetime              // of current
 	last    error                 // what the agent said last, if that was not an SVID of ours
 }
@@ -82,7 +84,7 @@ func (w *svids) take(list []*x509svid.SVID) (*x509svid.SVID, error) {
 	return svid, nil
 }
 
-// announce tells who waits in first, once. It is called with mu held.
+// announce tells the caller of first, once. It is called with mu held.
 func (w *svids) announce(err error) {
 	select {
 	case w.chosen <- err:
@@ -90,8 +92,9 @@ func (w *svids) announce(err error) {
 	}
 }
 
-// first waits until the identity is pinned and returns its SVID, which may have
-// expired. It fails where there is a choice to be made, or when ctx ends.
+// first waits until the identity is pinned and returns the choice with its
+// exact ID. The SVID itself may have expired already. It fails where several
+// SVIDs are given and none is chosen, or when ctx ends.
 func (w *svids) first(ctx context.Context) (choice, error) {
 	select {
 	case err := <-w.chosen:
@@ -106,6 +109,14 @@ func (w *svids) first(ctx context.Context) (choice, error) {
 		}
 		return choice{}, fmt.Errorf("no X.509-SVID: %w: %w", ctx.Err(), w.last)
 	}
+}
+
+// silent reports whether the agent has said nothing so far, as when none is
+// running: gRPC's code for a connection that cannot be made is Unavailable.
+func (w *svids) silent() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.pinned && (w.last == nil || status.Code(w.last) == codes.Unavailable)
 }
 
 // get returns the SVID at hand.

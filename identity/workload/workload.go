@@ -15,13 +15,13 @@
 // clock or by the monotonic one, and SVIDs are given up a little before their
 // end: a tenth of their life, at most 5 seconds.
 //
-// The agent may be stopped, replaced or at odds with us for a while. The
-// Source keeps what is good until its end, and comes back by itself, not later
-// than half a minute or so after the agent did.
+// The agent may be stopped, be replaced or refuse us for a while. The Source
+// keeps what is good until its end, and recovers by itself, about half a minute
+// after the agent at the latest.
 //
 // JWT-SVIDs and keys are not in what a Source logs, prints and returns as
-// errors. The agent is trusted, as SPIFFE says it must be: what it gives is
-// checked for whom and until when, and not for its signature.
+// errors. The agent is trusted, as SPIFFE says it must be: subject, audience and
+// expiry of what it gives are checked, the signature is not.
 package workload
 
 import (
@@ -43,31 +43,37 @@ import (
 // Options are the settings of [Open]. The zero Options is valid.
 type Options struct {
 	// Address is where the agent's Workload API listens, unix:///path or
-	// tcp://ip:port. "" means the value of SPIFFE_ENDPOINT_SOCKET.
+	// tcp://ip:port. Empty means the value of SPIFFE_ENDPOINT_SOCKET.
 	Address string
 
-	// ID is the SPIFFE ID to be. The zero ID means the one of the only SVID
-	// that the agent gives.
+	// ID is the SPIFFE ID that the agent must give. Zero means the one of the
+	// only SVID that it gives.
 	ID spiffeid.ID
 
-	// Hint chooses by what the agent says about an SVID's use. "" means any.
-	// Where both ID and Hint are set, both must match.
+	// Hint chooses by what the agent says about an SVID's use. Where both ID and
+	// Hint are set, both must match. Empty means any.
 	Hint string
 
 	// Timeout is how long Open waits for the agent, where ctx does not end
-	// before. 0 means 10 seconds.
+	// before. Zero means 10 seconds.
 	Timeout time.Duration
 
 	// Logger is told when the agent is away, refuses, or gives what is not
-	// ours. nil means that nobody is.
+	// ours. It is called by goroutines that [Source.Close] waits for: it must not
+	// call Close, and Close takes as long as it does. Nil means no logging.
 	Logger *slog.Logger
 }
 
-func (o *Options) timeout() time.Duration {
-	if o.Timeout == 0 {
-		return 10 * time.Second
+const defaultTimeout = 10 * time.Second
+
+func (o *Options) timeout() (time.Duration, error) {
+	switch {
+	case o.Timeout < 0:
+		return 0, fmt.Errorf("workload: Options.Timeout is %v; use a positive duration, or 0 for %v", o.Timeout, defaultTimeout)
+	case o.Timeout == 0:
+		return defaultTimeout, nil
 	}
-	return o.Timeout
+	return o.Timeout, nil
 }
 
 func (o *Options) logger() *slog.Logger {
@@ -103,27 +109,37 @@ var (
 // The agent must give an X.509-SVID: its ID is the identity that is pinned.
 // Open waits for an agent that is not there yet, one that refuses, and one that
 // does not give what o chooses, until ctx or o.Timeout ends, and then tells
-// what it waited for. It fails at once where no address is known, and where
-// there are several SVIDs and o chooses none of them. When it fails, nothing
-// stays running.
+// what it waited for, at which address, and whether that came from o or from the
+// environment. It fails at once where an option is wrong, where no address is
+// known, and where there are several SVIDs and o chooses none of them. When it
+// fails, nothing stays running.
 func Open(ctx context.Context, o *Options) (*Source, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout())
-	defer cancel()
-	address, err := o.address()
+	timeout, err := o.timeout()
 	if err != nil {
 		return nil, err
 	}
+	address, from, err := o.address()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	client, err := dial(ctx, address)
 	if err != nil {
-		return nil, fmt.Errorf("workload: the agent at %s: %w", address, err)
+		return nil, fmt.Errorf("workload: the agent at %s (from %s): %w", address, from, err)
 	}
 	s := newSource(client, o)
 	if err := s.start(ctx); err != nil {
+		silent, waited := s.svids.silent(), time.Since(began)
 		_ = s.Close()
-		return nil, fmt.Errorf("workload: the agent at %s: %w", address, err)
+		if silent {
+			return nil, fmt.Errorf("workload: no agent answered at %s (from %s) within %v; is it running? %w", address, from, waited.Round(10*time.Millisecond), err)
+		}
+		return nil, fmt.Errorf("workload: the agent at %s (from %s): %w", address, from, err)
 	}
 	return s, nil
 }
@@ -203,8 +219,11 @@ func (s *Source) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle
 }
 
 // Close ends the source: every method but ID fails from now on, callers that
-// wait included. It returns when the source's goroutines have ended. It is
-// idempotent.
+// wait included. It is idempotent.
+//
+// It returns when the source's goroutines have ended, those that follow the
+// agent included. They call [Options.Logger]: a Logger that calls Close waits
+// for itself, for ever, and one that blocks holds Close up.
 func (s *Source) Close() error { return s.closing() }
 
 func (s *Source) close() error {
