@@ -156,7 +156,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 		return fail(ErrOutOfScope, "the scope is the zero scope")
 	case !t.permits(s.Any()):
 		return fail(ErrOutOfScope, "the scope is not among the task's Only")
-	case s.Any().RequireSubject() && t.options.Subject.IsZero():
+	case t.options.Subject.IsZero() && s.Any().RequireSubject():
 		return fail(ErrNoSubject, "see TaskOptions.Subject")
 	}
 	return t, nil
@@ -190,7 +190,7 @@ func (b *Broker[S]) inTime(t *Task, s S, now instant) error {
 	switch {
 	case t.over(now):
 		return &Error{Reason: ErrTaskEnded, Scope: s.Name()}
-	case s.Any().Kind() != scope.KindModel && t.subjectOver(now): // models see no subject
+	case t.subjectOver(now) && s.Any().Kind() != scope.KindModel: // models see no subject
 		return &Error{Reason: ErrNoSubject, Scope: s.Name(), Detail: "the subject's token has expired; see Subject.Expiry"}
 	}
 	return nil

@@ -1,14 +1,13 @@
 package credential
 
 import (
-	"hash/maphash"
-
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // A cache from shardFrom leases on has shards: golang-lru has one lock for each
-// cache, and readers on several cores would meet there. A smaller one would
-// lose too much of its room to an uneven spread.
+// cache, and readers on several cores would meet there. The leases of a task
+// lie together in one, so that to choose costs nothing on the hit path; a shard
+// has room for several tasks with as many leases as they may have by default.
 const (
 	shardFrom   = 16 << 10
 	cacheShards = 16
@@ -17,7 +16,6 @@ const (
 // cache keeps live leases by key, bounded, the least recently used out first.
 // It is read from anywhere and written with the broker's mu held.
 type cache struct {
-	seed    maphash.Seed
 	shards  []*lru.Cache[key, *lease]
 	evicted *lease // by the last put
 }
@@ -27,7 +25,7 @@ func newCache(size int) *cache {
 	if size >= shardFrom {
 		n = cacheShards
 	}
-	c := &cache{seed: maphash.MakeSeed(), shards: make([]*lru.Cache[key, *lease], n)}
+	c := &cache{shards: make([]*lru.Cache[key, *lease], n)}
 	for i := range c.shards {
 		// It fails for sizes below one only.
 		c.shards[i], _ = lru.NewWithEvict((size+n-1)/n, func(_ key, l *lease) { c.evicted = l })
@@ -36,10 +34,7 @@ func newCache(size int) *cache {
 }
 
 func (c *cache) of(k key) *lru.Cache[key, *lease] {
-	if len(c.shards) == 1 {
-		return c.shards[0]
-	}
-	return c.shards[maphash.Comparable(c.seed, k)%cacheShards]
+	return c.shards[k.task.shard%uint32(len(c.shards))]
 }
 
 // peek returns the lease of a key. Its lock is shared between readers, so the

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"math"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -63,9 +64,10 @@ const (
 // concurrent use.
 type Task struct {
 	options TaskOptions
-	root    *Task // of a step: the outermost task; of a task: itself
-	parent  *Task // nil for a task
-	depth   int   // 0 for a task
+	root    *Task  // of a step: the outermost task; of a task: itself
+	parent  *Task  // nil for a task
+	depth   int    // 0 for a task
+	shard   uint32 // of caches
 	until   instant
 	// subjectUntil is when the subject's token expires, far away where it is not
 	// known.
@@ -118,7 +120,7 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 			return ctx, nil, err
 		}
 	}
-	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t := &Task{options: o, parent: parent, shard: mathrand.Uint32(), ended: make(chan struct{})}
 	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
 	if x := o.Subject.Expiry; !x.IsZero() {
 		t.subjectUntil = wallAt(x, now)
