@@ -164,14 +164,9 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 
 // ask has the policy decide, and returns what it left of s, or s and why not.
 func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
-	d, detail := decide(ctx, b.policy, policy.Request{Scope: s.Any(), Call: call, Facts: policy.Facts{
-		Workload: b.workload,
-		Tenant:   t.options.Tenant,
-		Subject:  t.options.Subject.ID,
-		Task:     t.root.options.ID,
-		Step:     t.options.ID,
-		Purpose:  t.options.Purpose,
-	}})
+	r := policy.Request{Scope: s.Any(), Facts: t.facts, Call: call}
+	r.Facts.Workload = b.workload
+	d, detail := decide(ctx, b.policy, r)
 	switch {
 	case !d.Allow || detail != "":
 	case d.Narrow.IsZero():

@@ -63,8 +63,7 @@ func (b *Broker[S]) reused(ctx context.Context, l *lease) {
 func (b *Broker[S]) facts(t *Task, a scope.Any) Lease {
 	f := Lease{Scope: a, Workload: b.workload}
 	if t != nil {
-		o := &t.options
-		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.root.options.ID, o.ID, o.Tenant, o.Purpose, o.Subject.ID
+		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.facts.Task, t.facts.Step, t.facts.Tenant, t.facts.Purpose, t.facts.Subject
 	}
 	return f
 }

@@ -46,14 +46,13 @@ func (b *Broker[S]) admit(l *lease, k key) *Error {
 }
 
 func (b *Broker[S]) request(t *Task, s S) TokenRequest[S] {
-	o := &t.options
 	life := readClock().until(t.until)
 	if m := s.Any().MaxTTL(); m > 0 {
 		life = min(life, m)
 	}
 	return TokenRequest[S]{
 		Scope: s, Subject: subjectFor(t, s.Any()), Lifetime: max(life, 1),
-		Tenant: o.Tenant, Purpose: o.Purpose, Task: t.root.options.ID, Step: o.ID,
+		Tenant: t.facts.Tenant, Purpose: t.facts.Purpose, Task: t.facts.Task, Step: t.facts.Step,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // TaskOptions describes a task or, when [StartTask] is called under one, a
@@ -63,6 +64,7 @@ const (
 // are minted for it, are bounded by it and end with it. It is safe for
 // concurrent use.
 type Task struct {
+	facts   policy.Facts // but for the workload, which is the issuer's
 	options TaskOptions
 	root    *Task  // of a step: the outermost task; of a task: itself
 	parent  *Task  // nil for a task
@@ -121,12 +123,14 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 		}
 	}
 	t := &Task{options: o, parent: parent, shard: mathrand.Uint32(), ended: make(chan struct{})}
+	t.facts = policy.Facts{Tenant: o.Tenant, Subject: o.Subject.ID, Task: o.ID, Step: o.ID, Purpose: o.Purpose}
 	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
 	if x := o.Subject.Expiry; !x.IsZero() {
 		t.subjectUntil = wallAt(x, now)
 	}
 	if parent != nil {
 		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
+		t.facts.Task = parent.facts.Task
 	}
 	t.ctx, t.cancel = context.WithTimeout(ctx, o.Timeout)
 	t.stop = context.AfterFunc(t.ctx, func() { t.finish(context.WithoutCancel(ctx)) })
