@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -109,4 +110,27 @@ func undocumented(p *doc.Package) (names []string) {
 		values(typ.Vars)
 	}
 	return names
+}
+
+// The tests that SECURITY.md names are there.
+func TestSecurityPage(t *testing.T) {
+	var tests strings.Builder
+	for _, dir := range append(packages(t), "examples/quickstart") {
+		names, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			tests.WriteString(read(t, name))
+		}
+	}
+	named := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`).FindAllString(read(t, ".github/SECURITY.md"), -1)
+	if len(named) < 30 {
+		t.Errorf("SECURITY.md names %d tests", len(named))
+	}
+	for _, name := range named {
+		if !strings.Contains(tests.String(), "\nfunc "+name+"(") {
+			t.Errorf("SECURITY.md names %s, which is nowhere", name)
+		}
+	}
 }
