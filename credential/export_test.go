@@ -30,3 +30,6 @@ func Peek(token string) (isJWT bool, err error) {
 	_, isJWT, err = peek(token)
 	return isJWT, err
 }
+
+// NewBase is the transport of a broker whose options have none.
+var NewBase = newBase

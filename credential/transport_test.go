@@ -3,6 +3,7 @@ package credential_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -554,6 +555,18 @@ func TestNothingGlobal(t *testing.T) {
 	}
 	if http.DefaultClient.Transport != nil || http.DefaultTransport != before {
 		t.Error("the default client was touched")
+	}
+}
+
+// The broker's own transport asks the environment for no proxy, and is not the
+// default one.
+func TestOwnBase(t *testing.T) {
+	base := credential.NewBase()
+	if base.Proxy != nil {
+		t.Error("it would send requests to a proxy that a .env file names")
+	}
+	if base.TLSClientConfig.MinVersion < tls.VersionTLS12 || base.TLSClientConfig.InsecureSkipVerify {
+		t.Error("TLS is weaker than 1.2")
 	}
 }
 
