@@ -74,7 +74,7 @@ func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) 
 
 // obtain is the path. It returns a lease that the caller has acquired and must
 // release, and what the policy left of the scope.
-func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call) (*lease, S, error) {
+func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call, handOut bool) (*lease, S, error) {
 	// 1. The task, from ctx or bound.
 	t, err := b.taskFor(ctx, bound, s)
 	if err != nil {
@@ -85,7 +85,10 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 	if err != nil {
 		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
 	}
-	// The policy may have taken its time.
+	// What it left may ask for more than s did, and may have come late.
+	if err := b.fits(t, s, handOut); err != nil {
+		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
+	}
 	now := readClock()
 	if err := b.inTime(t, s, now); err != nil {
 		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
@@ -104,15 +107,33 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 	return l, s, err
 }
 
+// fits checks what the scope that the policy left asks of the task and the use.
+func (b *Broker[S]) fits(t *Task, s S, handOut bool) error {
+	switch {
+	case s.Any().RequireSubject() && t.options.Subject.IsZero():
+		return &Error{Reason: ErrNoSubject, Scope: s.Name(), Detail: "see TaskOptions.Subject"}
+	case handOut && s.Any().SingleUse():
+		return &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the policy left it for a single use"}
+	}
+	return nil
+}
+
 // mint is the path from the issuer on; it runs on a flight. Every token that
 // comes back ends as a live lease or is revoked, unless it is not ours to
 // revoke.
 func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) (*lease, *Error) {
 	l := b.prospect(t, k, f.alone)
+	admitted := false
+	defer func() {
+		if !admitted { // refused, or runtime.Goexit in a match
+			b.ledger.close(l)
+		}
+	}()
 	if err := b.admit(l, k); err != nil {
 		b.deny(ctx, t, k.scope, err, nil)
 		return nil, err
 	}
+	admitted = true
 	// 5. The issuer mints.
 	began := readClock()
 	r, refused := b.issue(ctx, l, b.request(t, s))
@@ -146,7 +167,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 		t = bound
 	}
 	switch {
-	case t == nil:
+	case t == nil || t.ctx == nil:
 		return fail(ErrNoTask, "start one with StartTask and pass its context on")
 	case t.ctx.Err() != nil:
 		return fail(ErrTaskEnded, "")
@@ -218,7 +239,7 @@ func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.C
 		return nil, s, b.deny(ctx, or(bound, TaskFrom(ctx)), s.Any(), err, nil)
 	}
 	for {
-		l, granted, err := b.obtain(ctx, bound, s, call)
+		l, granted, err := b.obtain(ctx, bound, s, call, true)
 		if err != nil {
 			return nil, s, err
 		}

@@ -17,6 +17,9 @@ import (
 // the same answer. Of ctx it uses the values and not the cancellation, for a
 // task that was cancelled needs its tokens revoked more than any other.
 func (t *Task) End(ctx context.Context) error {
+	if ctx == nil {
+		ctx = context.Background() // a deferred End must not fail to end
+	}
 	if t.stop() {
 		t.finish(context.WithoutCancel(ctx))
 		return t.endErr

@@ -160,9 +160,14 @@ func (e *UnrevokedError) Is(target error) bool { return target == ErrUnrevoked }
 
 // issuerError makes an error of an issuer fit to be shown: an *Error passes
 // with a checked Code and Host, of any other only the fact remains.
-func issuerError(err error, scope string) *Error {
-	out := &Error{Reason: ErrIssuer, Scope: scope}
-	if e, ok := errors.AsType[*Error](err); ok {
+func issuerError(err error, scope string) (out *Error) {
+	out = &Error{Reason: ErrIssuer, Scope: scope}
+	defer func() {
+		if recover() != nil { // in a method of somebody else's error
+			out = &Error{Reason: ErrIssuer, Scope: scope, Code: "panic"}
+		}
+	}()
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		switch e.Reason {
 		case ErrIdentity, ErrIssuer, ErrRefused, ErrInvalid, ErrClosed:
 			out.Reason = e.Reason

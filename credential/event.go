@@ -61,7 +61,11 @@ type recorder struct {
 // wants reports whether anybody looks at events of that kind, so that the hit
 // path need not make one for nobody.
 func (r *recorder) wants(ctx context.Context, k EventKind) bool {
-	return r.sink != nil || r.logger != nil && r.logger.Enabled(ctx, level(k))
+	wanted := r.sink != nil
+	if !wanted && r.logger != nil {
+		quietly(func() { wanted = r.logger.Enabled(ctx, level(k)) })
+	}
+	return wanted
 }
 
 func (r *recorder) record(ctx context.Context, e Event) {

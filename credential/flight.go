@@ -13,9 +13,11 @@ type flight struct {
 	alone   bool      // for one caller and one call; nobody joins
 	done    chan struct{}
 	cancel  context.CancelFunc
-	lease   *lease // set before done is closed, like err
+	life    <-chan struct{} // closed when the issuer's time is up
+	lease   *lease          // set before done is closed, like err
 	err     *Error
-	waiters int // guarded by the broker's mu; a refresh counts as one
+	landed  bool // guarded by the broker's mu
+	waiters int  // guarded by the broker's mu; a refresh counts as one
 }
 
 // join waits for the flight of a key, and starts it where there is none. It
@@ -63,8 +65,23 @@ func (b *Broker[S]) wait(ctx context.Context, t *Task, s S, k key, f *flight) er
 		if f.err == nil {
 			return nil
 		}
+		if err := b.gone(ctx, t, s); err != nil {
+			return err // that is why the issuer was cancelled
+		}
 		e := *f.err // a copy for each: callers may write to what they were given
 		return &e
+	case <-f.life:
+		// An issuer that honours its context answers in a moment.
+		late := time.NewTimer(time.Second)
+		defer late.Stop()
+		select {
+		case <-f.done:
+			return b.wait(ctx, t, s, k, f)
+		case <-late.C:
+		case <-ctx.Done():
+		}
+		b.leave(f, k)
+		return or(b.gone(ctx, t, s), error(&Error{Reason: ErrIssuer, Code: "timeout", Scope: s.Name(), ctx: context.DeadlineExceeded}))
 	case <-t.ctx.Done():
 		b.leave(f, k)
 		return &Error{Reason: ErrTaskEnded, Scope: s.Name()}
@@ -110,6 +127,7 @@ func (b *Broker[S]) board(ctx context.Context, t *Task, s S, k key, kind EventKi
 // depart starts a flight, with one waiter.
 func (b *Broker[S]) depart(ctx context.Context, t *Task, s S, k key, f *flight) *flight {
 	ctx, f.cancel = b.detach(ctx, t)
+	f.life = ctx.Done()
 	f.done, f.waiters = make(chan struct{}), 1
 	go b.fly(ctx, f, t, s, k)
 	return f
@@ -120,12 +138,18 @@ func (b *Broker[S]) depart(ctx context.Context, t *Task, s S, k key, f *flight) 
 // cancelled.
 func (b *Broker[S]) leave(f *flight, k key) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if f.waiters--; f.waiters == 0 {
+	f.waiters--
+	deserted := f.waiters == 0
+	if deserted {
 		f.cancel()
 		if b.flights[k] == f {
 			delete(b.flights, k)
 		}
+	}
+	landed := f.landed
+	b.mu.Unlock()
+	if deserted && landed && f.err == nil && f.lease.once {
+		f.lease.retire() // it came as the last one left, and is in no cache
 	}
 }
 
@@ -144,6 +168,7 @@ func (b *Broker[S]) land(f *flight, k key) {
 	if b.flights[k] == f {
 		delete(b.flights, k)
 	}
+	f.landed = true
 	var idle []*lease // nobody will use them again
 	switch l := f.lease; {
 	case f.err != nil:
@@ -169,7 +194,11 @@ func (b *Broker[S]) refresh(ctx context.Context, old *lease, t *Task, s S) {
 		return
 	}
 	go func() {
-		<-f.done
+		select {
+		case <-f.done:
+		case <-f.life:
+		}
+		b.leave(f, old.key) // one that the issuer holds on to must not hold the key
 		now := readClock()
 		pause := max(now.until(old.until)/4, 500*time.Millisecond)
 		old.fresh.Store(now.add(pause).mono)

@@ -19,13 +19,50 @@ func isCredentialHeader(canonical string) bool {
 	return false
 }
 
+// isOverride reports whether a header makes some servers see another method,
+// path or host than the one that was checked.
+func isOverride(canonical string) bool {
+	switch canonical {
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url", "X-Forwarded-Host", "Forwarded":
+		return true
+	}
+	return false
+}
+
+// withoutCredentials returns a copy of a request's trailers, which some servers
+// merge into its headers.
+func withoutCredentials(h http.Header) http.Header {
+	if h == nil {
+		return nil
+	}
+	out := make(http.Header, len(h))
+	for k, v := range h {
+		if !isCredentialHeader(http.CanonicalHeaderKey(k)) {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// isFraming reports whether a header says where a message goes or ends.
+// net/http writes these itself and leaves out the caller's, in canonical form
+// only: another spelling would go out beside it, as a second Host or as a
+// Transfer-Encoding that smuggles a request into a connection that others share.
+func isFraming(canonical string) bool {
+	switch canonical {
+	case "Host", "Content-Length", "Transfer-Encoding", "Trailer", "User-Agent":
+		return true
+	}
+	return false
+}
+
 // withCredential returns a copy of h in which our credential is the only one.
 // Keys that somebody wrote in non-canonical form are looked through: net/http
 // would send them beside ours.
 func withCredential(h http.Header, value string) http.Header {
 	out := make(http.Header, len(h)+1)
 	for k, v := range h {
-		if !isCredentialHeader(http.CanonicalHeaderKey(k)) {
+		if c := http.CanonicalHeaderKey(k); !isCredentialHeader(c) && !isOverride(c) && (c == k || !isFraming(c)) {
 			out[k] = v[:len(v):len(v)] // whoever appends does not write into the caller's
 		}
 	}

@@ -92,24 +92,54 @@ type lease struct {
 	fresh   atomic.Int64 // on the monotonic clock: time to refresh; 0 is never
 	touched atomic.Int64 // on the monotonic clock: when the cache was last told of a use
 
+	heir atomic.Pointer[lease] // has the same token and goes on in place of this one
+
 	dead    atomic.Bool   // no new use
-	loose   atomic.Bool   // handed out: nobody knows who still uses it
-	uses    atomic.Uint64 // calls that carry it, and retiredBit
+	uses    atomic.Uint64 // calls that carry it, retiredBit and looseBit
 	renewal atomic.Bool   // one refresh at a time
+
+	orphaned atomic.Bool // the refresh token is being revoked by itself
 
 	tried chan struct{} // closed when its revocation was tried, or is not needed
 	tell  func()        // closes tried, once
 }
 
-// retiredBit marks a lease that is to be revoked when its last call is over.
-const retiredBit = 1 << 63
+const (
+	retiredBit = 1 << 63 // to be revoked when its last call is over
+	looseBit   = 1 << 62 // handed out: nobody knows who still uses it
+)
 
 // retired reports whether the token has no new uses.
 func (l *lease) retired() bool { return l.uses.Load()&retiredBit != 0 }
 
 // usable reports whether a new call may carry the token at now.
 func (l *lease) usable(now instant) bool {
-	return !l.dead.Load() && !now.reached(l.until)
+	return !l.isDead() && !now.reached(l.until)
+}
+
+func (l *lease) isDead() bool {
+	h := l.heir.Load()
+	return l.dead.Load() || h != nil && h.isDead()
+}
+
+// inherit makes l go on in place of old, whose token it has: as long as calls
+// carry that as old's, or it was handed out as old's, it is not revoked as l's.
+func (l *lease) inherit(old *lease) {
+	l.uses.Add(1)
+	old.heir.Store(l)
+	if old.uses.Load()&looseBit != 0 {
+		l.handOut()
+	}
+	old.retire()
+}
+
+// end is what happens to a retired lease that no call carries.
+func (l *lease) end() {
+	if h := l.heir.Load(); h != nil {
+		h.release()
+		return
+	}
+	l.ledger.revoke(context.Background(), l)
 }
 
 // acquire notes one more call that carries the token. It fails when the token
@@ -117,7 +147,7 @@ func (l *lease) usable(now instant) bool {
 func (l *lease) acquire() bool {
 	for {
 		n := l.uses.Load()
-		if n&retiredBit != 0 || l.dead.Load() {
+		if n&retiredBit != 0 || l.isDead() {
 			return false
 		}
 		next := n + 1
@@ -133,8 +163,8 @@ func (l *lease) acquire() bool {
 // release notes that a call is over. The last one of a retired token has it
 // revoked.
 func (l *lease) release() {
-	if l.uses.Add(^uint64(0)) == retiredBit && !l.loose.Load() {
-		l.ledger.revoke(context.Background(), l)
+	if l.uses.Add(^uint64(0)) == retiredBit {
+		l.end()
 	}
 }
 
@@ -145,16 +175,21 @@ func (l *lease) handOut() bool {
 	if l.once {
 		return false
 	}
-	if !l.loose.Load() {
-		l.loose.Store(true)
+	for {
+		n := l.uses.Load()
+		if n&retiredBit != 0 || l.isDead() {
+			return false
+		}
+		if n&looseBit != 0 || l.uses.CompareAndSwap(n, n|looseBit) {
+			return true
+		}
 	}
-	return !l.retired() && !l.dead.Load()
 }
 
 // retire gives the token no new uses, because it was superseded, evicted or
 // good for one call only, and has it revoked when no call carries it.
 func (l *lease) retire() {
-	if l.uses.Or(retiredBit) == 0 && !l.loose.Load() {
-		l.ledger.revoke(context.Background(), l)
+	if l.uses.Or(retiredBit) == 0 {
+		l.end()
 	}
 }

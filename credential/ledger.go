@@ -55,6 +55,9 @@ func (l *Ledger) Leases() []Lease {
 // [*UnrevokedError]; those left are tried again in the background until they
 // expire. Tasks may be issued new ones at once; see [Ledger.Block].
 func (l *Ledger) Revoke(ctx context.Context, match func(Lease) bool) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	hit := l.matching(match)
 	for _, x := range hit {
 		l.revoke(ctx, x)
@@ -101,13 +104,14 @@ func (l *Ledger) Block(ctx context.Context, match func(Lease) bool) (unblock fun
 
 // open enters a lease that is about to be asked for.
 func (l *Ledger) open(x *lease) *Error {
-	x.facts.State, x.facts.Issued = LeasePending, readClock().time()
+	x.facts.Issued = readClock().time()
 	if err := x.task.claim(l); err != nil {
 		l.sweep(func(y *lease) bool { return y.task == x.task })
 		if err = x.task.claim(l); err != nil {
 			return err
 		}
 	}
+	x.facts.State = LeasePending
 	// First enter, then ask the blocks: a Block that comes in between finds the
 	// lease in the ledger and dooms it.
 	l.mu.Lock()
@@ -147,6 +151,12 @@ func (l *Ledger) print(t secret.Text) (f fingerprint) {
 func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	if x.token.IsZero() {
 		l.close(x)
+		l.mu.Lock()
+		if l.tokens[l.print(x.extra)] != nil {
+			x.extra = secret.Text{}
+		}
+		l.mu.Unlock()
+		x.owner.orphan(ctx, x)
 		return refused
 	}
 	ended, extra := x.task.isClosed(), l.print(x.extra)
@@ -158,6 +168,7 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	if old != nil && !old.sameAs(x) {
 		l.mu.Unlock()
 		l.close(x)
+		x.owner.orphan(ctx, x)
 		return orRefused(refused, x.key.scope.Name(), "foreign_token", "the answer is a token that is in use elsewhere")
 	}
 	l.tokens[x.print] = x
@@ -176,8 +187,14 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 		x.facts.State = LeaseRevoking
 	}
 	l.mu.Unlock()
-	if old != nil {
+	switch {
+	case old == nil:
+	case refused != nil:
 		l.close(old)
+		old.drop(old)
+	default:
+		x.inherit(old)
+		l.leave(old)
 		old.drop(old)
 	}
 	if refused != nil {
@@ -202,6 +219,9 @@ func (l *Ledger) revoke(ctx context.Context, x *lease) {
 		x.facts.State = leaseDoomed
 	case LeaseLive:
 		x.facts.State = LeaseRevoking
+		if x.expires.IsZero() { // of unknown life: that long from now, however old it is
+			x.dies = readClock().add(unknownLife)
+		}
 	}
 	l.mu.Unlock()
 	if before != LeaseLive {
@@ -216,23 +236,37 @@ func (l *Ledger) revoke(ctx context.Context, x *lease) {
 func (l *Ledger) unrevocable(x *lease) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if x.facts.State == leaseGone {
+		return -1 // it has expired meanwhile
+	}
 	x.facts.State = LeaseUnrevocable
-	return max(readClock().until(x.dies), 0)
+	return max(readClock().until(x.dies), 0) // dies is guarded by mu, too
 }
 
 // expired reports whether the token has died by itself, by the issuer's word.
 func (l *Ledger) expired(x *lease, now instant) bool {
-	f, _ := l.snapshot(x)
-	return f.ID != 0 && now.reached(x.dies)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x.facts.State == LeaseLive && x.expires.IsZero() {
+		return false // nobody knows, and a call carries it
+	}
+	return x.facts.ID != 0 && now.reached(x.dies)
 }
 
 // close takes a lease out of the ledger: its token is dead, or never came.
-func (l *Ledger) close(x *lease) {
+func (l *Ledger) close(x *lease) (closed bool) {
 	l.mu.Lock()
 	x.dead.Store(true)
-	if x.facts.State == leaseGone {
+	l.mu.Unlock()
+	return l.leave(x)
+}
+
+// leave is close for a lease whose token goes on as another's.
+func (l *Ledger) leave(x *lease) (left bool) {
+	l.mu.Lock()
+	if x.facts.State == leaseGone || x.facts.State == "" { // "": never claimed
 		l.mu.Unlock()
-		return
+		return false
 	}
 	x.facts.State = leaseGone
 	root := x.task.root
@@ -246,6 +280,7 @@ func (l *Ledger) close(x *lease) {
 	l.mu.Unlock()
 	x.task.release()
 	x.tell()
+	return true
 }
 
 // sweep closes those leases whose tokens have died by themselves.
@@ -261,12 +296,12 @@ func (l *Ledger) sweep(which func(*lease) bool) {
 // expire closes a lease whose token has died by itself, once.
 func (l *Ledger) expire(ctx context.Context, x *lease) {
 	f, ok := l.snapshot(x)
-	if !ok {
+	if !ok || !l.close(x) {
 		return
 	}
-	l.close(x)
 	x.drop(x)
 	x.events.record(ctx, Event{Kind: EventExpired, Lease: f})
+	x.owner.orphan(ctx, x)
 }
 
 // of returns the leases of a task and its steps.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -94,9 +93,9 @@ func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ T
 // one that is not ours to revoke.
 func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began instant, refused *Error) *Error {
 	subject := subjectFor(t, s.Any())
-	presented := append(r.Presented, subject.Token)
-	if refused != nil && mentions(refused.Detail, append(presented, r.AccessToken, r.RefreshToken)) {
-		refused.Detail = ""
+	presented := slices.Concat(r.Presented, []secret.Text{subject.Token}) // a copy: the array is the issuer's
+	if refused != nil && shares(refused.Code+" "+refused.Host+" "+refused.Detail, append(presented, r.AccessToken, r.RefreshToken)...) {
+		refused.Code, refused.Host, refused.Detail = "", "", ""
 	}
 	// Sent is the issuer's word on our own clock: believed within what we saw.
 	sent := began
@@ -104,8 +103,14 @@ func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began insta
 		sent = began.add(after)
 	}
 	var v verdict
+	if r.ExpiresIn != nil && *r.ExpiresIn > 0 {
+		v.life = min(*r.ExpiresIn, maxLife)
+	}
 	if refused == nil {
 		v, refused = verify(s.Any(), subject, r, sent)
+	}
+	if !holds(presented, r.RefreshToken) { // an echo is not ours to revoke
+		l.extra = r.RefreshToken
 	}
 	switch {
 	case r.AccessToken.IsZero():
@@ -114,9 +119,6 @@ func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began insta
 		return orRefused(refused, s.Name(), "foreign_token", "the answer is a token that was presented with the request")
 	}
 	l.fill(r, v, sent)
-	if !holds(presented, r.RefreshToken) { // an echo is not ours to revoke
-		l.extra = r.RefreshToken
-	}
 	if !usableToken(secret.Reveal(r.AccessToken)) {
 		return orRefused(refused, s.Name(), "unusable_token", "the token holds what no header may")
 	}
@@ -136,14 +138,6 @@ func orRefused(err *Error, scope, code, detail string) *Error {
 
 func holds(list []secret.Text, t secret.Text) bool {
 	return !t.IsZero() && slices.ContainsFunc(list, func(x secret.Text) bool { return secret.Equal(x, t) })
-}
-
-// mentions reports whether a text repeats a secret, or begins to.
-func mentions(text string, secrets []secret.Text) bool {
-	return slices.ContainsFunc(secrets, func(s secret.Text) bool {
-		raw := secret.Reveal(s)
-		return raw != "" && strings.Contains(text, raw[:min(len(raw), 12)])
-	})
 }
 
 // fill writes what is known of a token into its lease.

@@ -59,7 +59,7 @@ func (o *outage) note(err *Error, now instant) {
 		return
 	}
 	o.failures++
-	o.last = err
+	o.last = &Error{Reason: err.Reason, Code: err.Code, Host: err.Host} // no Detail: others read it
 	pause := min(err.RetryAfter, maxAdvised)
 	if n := o.failures - outageFrom; n >= 0 {
 		own := min(outageMin<<min(n, 10), outageMax)
@@ -72,10 +72,12 @@ func (o *outage) note(err *Error, now instant) {
 
 // temporary reports whether an error says that the issuer could not be reached
 // or could not answer, rather than what it answered.
+// An error that does not say is taken for an answer, for it may be about one
+// user alone. The workload's identity is everybody's.
 func temporary(e *Error) bool {
 	switch e.Code {
-	case "", "timeout", "dial", "connection", "tls", "temporarily_unavailable", "server_error", "panic":
-		return e.Reason == ErrIssuer || e.Reason == ErrIdentity
+	case "timeout", "dial", "connection", "tls", "temporarily_unavailable", "server_error", "http_429":
+		return true
 	}
-	return e.RetryAfter > 0 || strings.HasPrefix(e.Code, "http_5") || e.Code == "http_429"
+	return e.Reason == ErrIdentity || e.RetryAfter > 0 || strings.HasPrefix(e.Code, "http_5")
 }

@@ -71,18 +71,21 @@ func TestOutage(t *testing.T) {
 // What an issuer answers is no outage, and other issuers are not touched.
 func TestNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refuse := &mint{before: func(context.Context) error {
-			return &credential.Error{Reason: credential.ErrIssuer, Code: "invalid_scope"}
-		}}
-		b := newBroker(t, refuse)
 		ctx, _ := startTask(t, credential.TaskOptions{})
-		for range 10 {
-			_, _ = b.Credential(ctx, tool(t, "pay"))
+		for _, answer := range []error{
+			&credential.Error{Reason: credential.ErrIssuer, Code: "invalid_scope"},
+			errors.New("it does not say; it may be about one user alone"),
+		} {
+			refuse := &mint{before: func(context.Context) error { return answer }}
+			b := newBroker(t, refuse)
+			for range 10 {
+				_, _ = b.Credential(ctx, tool(t, "pay"))
+			}
+			if n := refuse.issues(); n != 10 {
+				t.Errorf("%v: %d of 10 calls reached an issuer that answers", answer, n)
+			}
 		}
-		if n := refuse.issues(); n != 10 {
-			t.Errorf("%d of 10 calls reached an issuer that answers", n)
-		}
-		broken := &mint{before: func(context.Context) error { return errors.New("down") }}
+		broken := &mint{before: func(context.Context) error { return &credential.Error{Reason: credential.ErrIssuer, Code: "http_503"} }}
 		down := newBroker(t, broken)
 		for range 10 {
 			_, _ = down.Credential(ctx, tool(t, "pay"))

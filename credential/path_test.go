@@ -164,9 +164,10 @@ func TestLeaderLeaves(t *testing.T) {
 func TestEverybodyLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		aborted := make(chan struct{}, 1)
-		slow := true
+		var slow atomic.Bool
+		slow.Store(true)
 		m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
-			if !slow {
+			if !slow.Load() {
 				return nil
 			}
 			<-ctx.Done()
@@ -181,7 +182,7 @@ func TestEverybodyLeaves(t *testing.T) {
 		if _, err := b.Credential(short, s); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		slow = false
+		slow.Store(false)
 		if _, err := b.Credential(ctx, s); err != nil {
 			t.Errorf("after the abort: %v", err)
 		}

@@ -22,7 +22,11 @@ type rejection struct {
 // issuing for the key for a moment, lest an endpoint that always says no turns
 // every call into an exchange.
 func (b *Broker[S]) reject(l *lease) {
+	first := l.dead.CompareAndSwap(false, true)
 	b.ledger.revoke(context.Background(), l)
+	if !first {
+		return // another call that carried it was told before: one token, one strike
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, _ := b.rejects.Peek(l.key)

@@ -40,6 +40,41 @@ type revocation struct {
 	ctx      context.Context // its values
 	due      time.Time
 	failures int
+	orphan   bool      // the refresh token alone: the access token is dead or never came
+	giveUp   time.Time // of an orphan, whose life nobody knows
+}
+
+// orphan has the refresh token of a lease revoked whose access token is dead,
+// never came, or cannot be revoked. A refresh token outlives them all.
+func (r *revoker) orphan(ctx context.Context, l *lease) {
+	if l.extra.IsZero() || r.revoke == nil || !l.orphaned.CompareAndSwap(false, true) {
+		return
+	}
+	now := time.Now()
+	r.put(&revocation{lease: l, ctx: flying{context.Background(), ctx}, due: now, orphan: true, giveUp: now.Add(unknownLife)})
+}
+
+func (r *revoker) tryOrphan(v *revocation) {
+	ctx, cancel := context.WithTimeout(v.ctx, revokeTimeout)
+	defer cancel()
+	defer context.AfterFunc(r.base, cancel)()
+	err := errors.New("panicked")
+	quietly(func() { err = r.revoke(ctx, v.lease.extra, HintRefreshToken) })
+	if err == nil {
+		return
+	}
+	f, _ := v.lease.ledger.snapshot(v.lease)
+	e := issuerError(err, f.Scope.Name())
+	e.Reason = ErrUnrevoked
+	if v.failures == 0 {
+		v.lease.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+	}
+	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
+	v.failures++
+	v.due = time.Now().Add(max(pause, e.RetryAfter))
+	if e.Code != "unsupported_token_type" && v.due.Before(v.giveUp) {
+		r.put(v)
+	}
 }
 
 func newRevoker(issuer any) *revoker {
@@ -53,18 +88,20 @@ func newRevoker(issuer any) *revoker {
 
 // add has the token of a lease revoked, as soon as a worker is free.
 func (r *revoker) add(ctx context.Context, l *lease) {
-	r.put(&revocation{lease: l, ctx: context.WithoutCancel(ctx), due: time.Now()})
+	r.put(&revocation{lease: l, ctx: flying{context.Background(), ctx}, due: time.Now()})
 }
 
 func (r *revoker) put(v *revocation) {
-	if r.base.Err() != nil { // the broker is closed
-		r.abandon(v)
-		return
-	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	heap.Push(&r.queue, v)
-	r.wake()
+	closed := r.base.Err() != nil // under mu: close takes the queue with it, once
+	if !closed {
+		heap.Push(&r.queue, v)
+		r.wake()
+	}
+	r.mu.Unlock()
+	if closed {
+		r.abandon(v)
+	}
 }
 
 // wake starts a worker for what is due, or the timer for what will be. It is
@@ -107,6 +144,28 @@ func (r *revoker) work() {
 
 // try makes one attempt and decides what comes next.
 func (r *revoker) try(v *revocation) {
+	done := false
+	defer func() {
+		if done {
+			return
+		}
+		// runtime.Goexit in the issuer or the sink ends this goroutine.
+		r.mu.Lock()
+		r.workers--
+		r.mu.Unlock()
+		v.failures++
+		v.due = time.Now().Add(revokePause)
+		r.put(v) // there is nothing to do where the lease is gone
+	}()
+	r.tryOnce(v)
+	done = true
+}
+
+func (r *revoker) tryOnce(v *revocation) {
+	if v.orphan {
+		r.tryOrphan(v)
+		return
+	}
 	l := v.lease
 	f, ok := l.ledger.snapshot(l)
 	if !ok {
@@ -117,18 +176,24 @@ func (r *revoker) try(v *revocation) {
 		return
 	}
 	err := r.attempt(v)
-	defer l.tell()
+	if err != nil {
+		l.tell() // before the sink, which may call End; where it was revoked, close tells
+	}
 	if err == nil {
-		l.ledger.close(l)
-		l.events.record(v.ctx, Event{Kind: EventRevoked, Lease: f})
+		if l.ledger.close(l) {
+			l.events.record(v.ctx, Event{Kind: EventRevoked, Lease: f})
+		}
 		return
 	}
 	e := issuerError(err, f.Scope.Name())
 	e.Reason = ErrUnrevoked
 	if r.revoke == nil || e.Code == "unsupported_token_type" {
 		// It stays in the inventory until it has died.
-		v.due = time.Now().Add(l.ledger.unrevocable(l))
-		r.put(v)
+		if left := l.ledger.unrevocable(l); left >= 0 {
+			v.due = time.Now().Add(left)
+			r.put(v)
+		}
+		r.orphan(v.ctx, l)
 		l.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
 		return
 	}
@@ -138,7 +203,7 @@ func (r *revoker) try(v *revocation) {
 	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
 	pause += rand.N(pause/4 + 1)
 	v.failures++
-	v.due = time.Now().Add(max(pause, min(e.RetryAfter, unknownLife)))
+	v.due = time.Now().Add(max(pause, e.RetryAfter))
 	r.put(v)
 }
 
@@ -179,11 +244,15 @@ func (r *revoker) close() {
 // inventory, which drops it when it has died.
 func (r *revoker) abandon(v *revocation) {
 	l := v.lease
-	if f, ok := l.ledger.snapshot(l); ok {
+	if f, ok := l.ledger.snapshot(l); ok || v.orphan {
 		if f.State != LeaseUnrevocable { // that was said before
 			l.events.failed(v.ctx, EventRevokeFailed, f, &Error{Reason: ErrClosed, Scope: f.Scope.Name()}, nil)
 		}
-		l.ledger.unrevocable(l)
+		if !v.orphan {
+			// One timer for each, and none where nothing is left: the ledger may be
+			// shared and nobody may look at it.
+			time.AfterFunc(max(l.ledger.unrevocable(l), 0), func() { l.ledger.expire(context.Background(), l) })
+		}
 		l.tell()
 	}
 }

@@ -132,12 +132,18 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
 		t.facts.Task = parent.facts.Task
 	}
+	if d, ok := ctx.Deadline(); ok {
+		t.until = earlier(t.until, wallAt(d, now))
+	}
 	t.ctx, t.cancel = context.WithTimeout(ctx, o.Timeout)
 	t.stop = context.AfterFunc(t.ctx, func() { t.finish(context.WithoutCancel(ctx)) })
 	if parent != nil && !parent.adopt(t) {
 		t.stop()
 		t.cancel()
 		return ctx, nil, &Error{Reason: ErrTaskEnded}
+	}
+	if parent != nil && t.isClosed() {
+		parent.disown(t) // ctx was cancelled already, and finish was faster than adopt
 	}
 	return context.WithValue(t.ctx, taskKey{}, t), t, nil
 }

@@ -3,6 +3,7 @@ package credential
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -64,7 +65,11 @@ func (b *Broker[S]) Client(s S) *http.Client { return b.Transport(s, nil).Client
 // Client returns an http.Client over t.
 func (t *Transport[S]) Client() *http.Client { return &http.Client{Transport: t} }
 
-// RoundTrip sends one request with the scope's credential.
+// RoundTrip sends one request with the scope's credential. Of the caller's
+// headers and trailers it leaves out other credentials, in whatever spelling,
+// those that make some servers see another method, path or host than was
+// checked (such as X-HTTP-Method-Override and X-Forwarded-Host), and other
+// spellings of those that net/http writes itself.
 //
 // A 401 drops the credential that was sent. The request is then repeated once
 // with a fresh one if its method is safe (RFC 9110 section 9.2.1) and its body
@@ -98,6 +103,8 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 	if err != nil {
 		if l.task.over(readClock()) {
 			err = &Error{Reason: ErrTaskEnded, Scope: t.scope.Name()}
+		} else if shares(err.Error(), l.token) { // net/http repeats a status line that it cannot read
+			err = errors.New("credential: the endpoint's answer cannot be read")
 		}
 		return nil, err
 	}
@@ -123,7 +130,7 @@ func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 		return nil, b.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
 	call := policy.Call{Method: method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
-	l, granted, err := b.obtain(ctx, t.task, t.scope, call)
+	l, granted, err := b.obtain(ctx, t.task, t.scope, call, false)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +155,9 @@ func (t *Transport[S]) covers(s S, req *http.Request) error {
 	return nil
 }
 
+// emptyBody is an empty body that net/http does not know to be one.
+type emptyBody struct{ io.ReadCloser }
+
 func method(req *http.Request) string { return or(req.Method, http.MethodGet) }
 
 // send attaches the credential to a copy of the request, which ends with the
@@ -162,8 +172,17 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*h
 	}
 	out := req.WithContext(shield(ctx))
 	out.Body = body
+	if l.once { // net/http sends again on its own what has no body or can be had again
+		if out.GetBody = nil; body == nil || body == http.NoBody {
+			out.Body = emptyBody{http.NoBody}
+		}
+	}
+	out.Trailer = withoutCredentials(req.Trailer)
 	out.Header = withCredential(req.Header, secret.Reveal(l.header))
 	resp, err := t.broker.base.RoundTrip(out)
+	if err == nil && resp == nil {
+		err = errors.New("credential: the base transport returned neither a response nor an error")
+	}
 	if err != nil {
 		u.end()
 		return nil, err
@@ -221,9 +240,15 @@ func (t *Transport[S]) GetRequestMetadata(ctx context.Context, uri ...string) (m
 	if err != nil {
 		return nil, t.broker.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
-	l, _, err := t.broker.handOut(ctx, t.task, t.scope, call)
+	l, granted, err := t.broker.handOut(ctx, t.task, t.scope, call)
 	if err != nil {
 		return nil, err
+	}
+	if granted != t.scope { // as RoundTrip does
+		narrow := &Transport[S]{scope: granted}
+		if _, err := narrow.rpc(uri); err != nil {
+			return nil, t.broker.deny(ctx, l.task, granted.Any(), err, nil)
+		}
 	}
 	return map[string]string{"authorization": secret.Reveal(l.header)}, nil
 }

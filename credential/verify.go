@@ -1,6 +1,9 @@
 package credential
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,6 +39,9 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
 	}
 	token := secret.Reveal(r.AccessToken)
+	if r.ExpiresIn != nil && *r.ExpiresIn > 0 { // first: what is refused is revoked for that long
+		v.life = min(*r.ExpiresIn, maxLife)
+	}
 	if !strings.EqualFold(r.TokenType, "Bearer") { // RFC 6749 section 5.1: case does not matter
 		return refuse("token_type", "the token is not a Bearer token")
 	}
@@ -55,18 +61,15 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant
 	if s.Details() == "" && r.Details != "" && !scope.SameDetails("[]", r.Details) {
 		return refuse("authorization_details", "some were granted and none was asked for")
 	}
-	if r.ExpiresIn != nil {
-		if *r.ExpiresIn <= 0 {
-			return refuse("expires_in", "the lifetime is zero or negative")
-		}
-		v.life = min(*r.ExpiresIn, maxLife)
+	if r.ExpiresIn != nil && *r.ExpiresIn <= 0 {
+		return refuse("expires_in", "the lifetime is zero or negative")
 	}
 	claims, isJWT, err := peek(token)
 	switch {
 	case err != nil || r.IssuedTokenType == identity.JWT && !isJWT:
 		return refuse("jwt", "the token is a JWT that cannot be read")
 	case isJWT:
-		return claims.verify(s, subject, v, sent)
+		return claims.verify(s, subject, r, v, sent)
 	}
 	return v, nil
 }
@@ -108,6 +111,7 @@ type claims struct {
 	NotBefore *jwt.NumericDate `json:"nbf"`
 	Audience  jwt.Audience     `json:"aud"`
 	Scope     *string          `json:"scope"`
+	Scp       any              `json:"scp"` // a list or a text, of servers older than RFC 9068
 	Act       map[string]any   `json:"act"`
 	Cnf       map[string]any   `json:"cnf"`
 }
@@ -127,12 +131,19 @@ func peek(token string) (c claims, isJWT bool, err error) {
 	}
 	t, err := jwt.ParseSigned(token, signatures)
 	if err != nil {
+		// One that says it is a JWT and that we cannot read, "none" for instance, is
+		// not taken for an opaque one: that would be the way around the checks.
+		head, _, _ := strings.Cut(token, ".")
+		h, bad := base64.RawURLEncoding.DecodeString(head)
+		if bad == nil && json.Valid(h) && bytes.HasPrefix(h, []byte("{")) {
+			return c, true, err
+		}
 		return c, false, nil
 	}
 	return c, true, t.UnsafeClaimsWithoutVerification(&c)
 }
 
-func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent instant) (verdict, *Error) {
+func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v verdict, sent instant) (verdict, *Error) {
 	refuse := func(code, format string, args ...any) (verdict, *Error) {
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
 	}
@@ -141,16 +152,32 @@ func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent in
 		want = []string{s.Endpoint(), s.Origin(), s.Origin() + "/"}
 	}
 	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {
-		return refuse("aud", "the token is for %s and must be for %s alone; see Spec.Audience", shown(c.Audience, subject), want[0])
+		return refuse("aud", "the token is for %s and must be for %s alone; see Spec.Audience", shown(c.Audience, slices.Concat(r.Presented, []secret.Text{subject.Token, r.AccessToken})...), want[0])
 	}
 	if c.Cnf != nil {
 		return refuse("cnf", "the token is bound to a key, and no binding was asked for")
 	}
-	if c.NotBefore != nil && c.NotBefore.Time().UnixNano() > sent.wall+int64(maxSkew) {
+	if c.NotBefore != nil && c.NotBefore.Time().After(sent.time().Add(maxSkew)) {
 		return refuse("nbf", "the token is not valid yet")
 	}
 	if c.Scope != nil {
 		if found := compare(s, *c.Scope); found != "" {
+			return refuse("scope", "the permissions in the token are %s", found)
+		}
+	}
+	if c.Scp != nil {
+		var granted []string
+		switch x := c.Scp.(type) {
+		case string:
+			granted = []string{x}
+		case []any:
+			for _, y := range x {
+				granted = append(granted, fmt.Sprint(y))
+			}
+		default:
+			return refuse("scope", "the permissions in the token cannot be read")
+		}
+		if found := compare(s, strings.Join(granted, " ")); found != "" {
 			return refuse("scope", "the permissions in the token are %s", found)
 		}
 	}
@@ -172,15 +199,36 @@ func (c claims) verify(s scope.Any, subject identity.Subject, v verdict, sent in
 	return v, nil
 }
 
+// shares reports whether s repeats a piece of a secret: a server that wants one
+// printed need not send it whole, nor from its beginning.
+func shares(s string, secrets ...secret.Text) bool {
+	const piece = 12
+	for _, x := range secrets {
+		text := secret.Reveal(x)
+		if text != "" && len(text) < piece && strings.Contains(s, text) {
+			return true
+		}
+		for i := 0; i+piece <= len(s); i++ {
+			if strings.Contains(text, s[i:i+piece]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // shown lists audiences for an error, as far as they look like names and not
 // like something that a server wants us to print.
-func shown(audience []string, subject identity.Subject) string {
+func shown(audience []string, secrets ...secret.Text) string {
 	if len(audience) == 0 {
 		return "no audience"
 	}
 	odd := func(r rune) bool { return !isAlnum(r) && !strings.ContainsRune("._:/-", r) }
+	if len(audience) > 2 {
+		return "several audiences"
+	}
 	for _, a := range audience {
-		if len(a) > 100 || strings.ContainsFunc(a, odd) || strings.Contains(secret.Reveal(subject.Token), a) {
+		if len(a) > 100 || strings.ContainsFunc(a, odd) || shares(a, secrets...) {
 			return "an audience that cannot be shown"
 		}
 	}

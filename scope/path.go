@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // coversPath is the part of [Any.Covers] that reads the path. It works on the
@@ -52,13 +53,30 @@ func checkPath(p string) error {
 	return nil
 }
 
+// unescape is url.PathUnescape that leaves what is no escape as it stands: a
+// lenient server does so too, and decodes the rest.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if d, err := url.PathUnescape(s[i : i+3]); err == nil {
+				b.WriteString(d)
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
 func checkSegment(s string) error {
 	if strings.IndexByte(s, '%') >= 0 {
 		// Unescape until nothing changes: a server that decodes twice must not
 		// see more than we did.
 		for depth := 0; ; depth++ {
-			d, err := url.PathUnescape(s)
-			if err != nil || d == s {
+			d := unescape(s)
+			if d == s {
 				break
 			}
 			if depth == 4 {
@@ -74,6 +92,8 @@ func checkSegment(s string) error {
 	switch {
 	case name == "." || name == "..":
 		return errors.New("has a dot segment")
+	case !utf8.ValidString(s):
+		return errors.New("has bytes that are not UTF-8, which some servers read as a dot or a slash")
 	case strings.ContainsAny(s, "\\\x7f") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' }):
 		return errors.New("has a backslash or a control character")
 	}

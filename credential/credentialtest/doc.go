@@ -7,6 +7,10 @@
 //   - [Resource], a server that checks the tokens it is given;
 //   - [Network], which reaches both without sockets, so that they work inside
 //     the bubbles of [testing/synctest];
+//   - [Script], an authorization server that says what it is told to, as a
+//     malicious or broken one would;
+//   - [Proxy], through which connections to any server are reset, stalled, cut
+//     off or refused, and [FaultyTransport], which does the same in memory;
 //   - [NoLeak], which looks for secrets in all that a value can be printed as;
 //   - [TestIssuer], a conformance test for a credential.Issuer of your own.
 //

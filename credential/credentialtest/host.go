@@ -30,12 +30,9 @@ func newHost(n *Network, origin string) (*host, error) {
 	if n != nil {
 		return &host{origin: origin, transport: n, network: n}, nil
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := listenLoopback()
 	if err != nil {
-		l, err = net.Listen("tcp6", "[::1]:0")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("credentialtest: no loopback address to listen on: %w", err)
+		return nil, err
 	}
 	// Not httptest.NewTLSServer: it panics where this returned an error.
 	s := &httptest.Server{Listener: l, Config: &http.Server{
@@ -43,6 +40,17 @@ func newHost(n *Network, origin string) (*host, error) {
 		ErrorLog:          log.New(io.Discard, "", 0), // a handshake that a closing client broke off is not news
 	}}
 	return &host{origin: "https://" + l.Addr().String(), listener: s}, nil
+}
+
+func listenLoopback() (*net.TCPListener, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		l, err = net.Listen("tcp6", "[::1]:0")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("credentialtest: no loopback address to listen on: %w", err)
+	}
+	return l.(*net.TCPListener), nil
 }
 
 func (h *host) start(handler http.Handler) error {
