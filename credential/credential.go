@@ -30,7 +30,8 @@ type Credential[S scope.Scope] struct {
 func (c Credential[S]) Scope() S { return c.scope }
 
 // Expires returns when the credential dies by itself, by the issuer's word;
-// zero for the zero Credential. It may be taken back before.
+// zero for the zero Credential. It may be taken back before, and it is not used
+// in the last moments of its life.
 func (c Credential[S]) Expires() time.Time {
 	if c.lease == nil {
 		return time.Time{}

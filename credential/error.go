@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Reason is why a credential was not to be had or not to be used. The Reasons
-// are a closed set and constants, to be told apart with [errors.Is]:
+// Reason is why a credential could not be obtained or used. The Reasons are a
+// closed set of constants, to be told apart with [errors.Is]:
 //
 //	if errors.Is(err, credential.ErrDenied) { … }
 type Reason string
@@ -87,8 +87,8 @@ type Error struct {
 	Host string
 	// Detail is a sentence that says what was wrong and what is accepted. It must
 	// not repeat what a server wrote. An issuer's Detail is dropped where it is
-	// longer than 300 bytes, holds a control character, or repeats the beginning
-	// of a token of the request or the answer.
+	// longer than 300 bytes or holds a control character; Detail, Code and Host are
+	// where one repeats a piece of a token of the request or the answer.
 	Detail string
 	// RetryAfter is how long the issuer wants to be left alone; 0 when it did
 	// not say.

@@ -23,7 +23,10 @@ import (
 //
 // An error should be an [*Error], whose text may be shown to a model; what of
 // it is passed on, Error says. Of any other error only the fact is: its text may
-// hold secrets.
+// hold secrets. The Codes "dial", "connection", "tls", "timeout",
+// "temporarily_unavailable", "server_error", "http_429" and "http_5…", the
+// Reason [ErrIdentity] and a RetryAfter tell the Broker that the issuer could not
+// be reached; everything else is an answer.
 type Issuer[S scope.Scope] interface {
 	Issue(ctx context.Context, r TokenRequest[S]) (TokenResponse, error)
 }
