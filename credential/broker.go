@@ -73,8 +73,9 @@ func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) 
 }
 
 // obtain is the path. It returns a lease that the caller has acquired and must
-// release, and what the policy left of the scope.
-func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call, handOut bool) (*lease, S, error) {
+// release, and what the policy left of the scope. portable says that the token
+// is to leave the library.
+func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call, portable bool) (*lease, S, error) {
 	// 1. The task, from ctx or bound.
 	t, err := b.taskFor(ctx, bound, s)
 	if err != nil {
@@ -86,11 +87,8 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
 	}
 	// What it left may ask for more than s did, and may have come late.
-	if err := b.fits(t, s, handOut); err != nil {
-		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
-	}
 	now := readClock()
-	if err := b.inTime(t, s, now); err != nil {
+	if err := fits(t, s.Any(), now, portable); err != nil {
 		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
 	}
 	k := key{task: t, scope: s.Any()}
@@ -105,17 +103,6 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 	// 4. One flight per key, which goes on with mint.
 	l, err := b.join(ctx, t, s, k)
 	return l, s, err
-}
-
-// fits checks what the scope that the policy left asks of the task and the use.
-func (b *Broker[S]) fits(t *Task, s S, handOut bool) error {
-	switch {
-	case s.Any().RequireSubject() && t.options.Subject.IsZero():
-		return &Error{Reason: ErrNoSubject, Scope: s.Name(), Detail: "see TaskOptions.Subject"}
-	case handOut && s.Any().SingleUse():
-		return &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the policy left it for a single use"}
-	}
-	return nil
 }
 
 // mint is the path from the issuer on; it runs on a flight. Every token that
@@ -177,8 +164,6 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 		return fail(ErrOutOfScope, "the scope is the zero scope")
 	case !t.permits(s.Any()):
 		return fail(ErrOutOfScope, "the scope is not among the task's Only")
-	case t.options.Subject.IsZero() && s.Any().RequireSubject():
-		return fail(ErrNoSubject, "see TaskOptions.Subject")
 	}
 	return t, nil
 }
@@ -201,13 +186,19 @@ func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S,
 	return s, d.Reasons, &Error{Reason: ErrDenied, Scope: s.Name(), Detail: detail}
 }
 
-// inTime checks both clocks, which the task's context does not.
-func (b *Broker[S]) inTime(t *Task, s S, now instant) error {
-	switch {
+// fits checks what a scope asks of task, time and use. Both clocks are read,
+// which the task's context does not.
+func fits(t *Task, a scope.Any, now instant, portable bool) error {
+	fail := func(r Reason, detail string) error { return &Error{Reason: r, Scope: a.Name(), Detail: detail} }
+	switch subject := &t.options.Subject; {
 	case t.over(now):
-		return &Error{Reason: ErrTaskEnded, Scope: s.Name()}
-	case t.subjectOver(now) && s.Any().Kind() != scope.KindModel: // models see no subject
-		return &Error{Reason: ErrNoSubject, Scope: s.Name(), Detail: "the subject's token has expired; see Subject.Expiry"}
+		return fail(ErrTaskEnded, "")
+	case subject.IsZero() && a.RequireSubject():
+		return fail(ErrNoSubject, "see TaskOptions.Subject")
+	case t.subjectOver(now) && a.Kind() != scope.KindModel: // models see no subject
+		return fail(ErrNoSubject, "the subject's token has expired; see Subject.Expiry")
+	case portable && a.SingleUse():
+		return fail(ErrNotPortable, "the scope is for a single use")
 	}
 	return nil
 }
@@ -234,10 +225,6 @@ func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant
 // handOut obtains a credential for somebody outside the library, who does not
 // say when the last call with it is over.
 func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.Call) (*lease, S, error) {
-	if s.Any().SingleUse() {
-		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the scope is for a single use"}
-		return nil, s, b.deny(ctx, or(bound, TaskFrom(ctx)), s.Any(), err, nil)
-	}
 	for {
 		l, granted, err := b.obtain(ctx, bound, s, call, true)
 		if err != nil {

@@ -62,34 +62,36 @@ func (b *Broker[S]) mintAlone(ctx context.Context, t *Task, s S, k key) (*lease,
 func (b *Broker[S]) wait(ctx context.Context, t *Task, s S, k key, f *flight) error {
 	select {
 	case <-f.done:
-		if f.err == nil {
-			return nil
-		}
-		if err := b.gone(ctx, t, s); err != nil {
-			return err // that is why the issuer was cancelled
-		}
-		e := *f.err // a copy for each: callers may write to what they were given
-		return &e
-	case <-f.life:
-		// An issuer that honours its context answers in a moment.
-		late := time.NewTimer(time.Second)
+	case <-f.life: // closed after done, or because the issuer's time is up
+		late := time.NewTimer(grace)
 		defer late.Stop()
 		select {
 		case <-f.done:
-			return b.wait(ctx, t, s, k, f)
 		case <-late.C:
+		case <-t.ctx.Done():
 		case <-ctx.Done():
 		}
+	case <-t.ctx.Done():
+	case <-ctx.Done():
+	}
+	select {
+	case <-f.done:
+	default:
 		b.leave(f, k)
 		return or(b.gone(ctx, t, s), error(&Error{Reason: ErrIssuer, Code: "timeout", Scope: s.Name(), ctx: context.DeadlineExceeded}))
-	case <-t.ctx.Done():
-		b.leave(f, k)
-		return &Error{Reason: ErrTaskEnded, Scope: s.Name()}
-	case <-ctx.Done():
-		b.leave(f, k)
-		return b.gone(ctx, t, s)
 	}
+	if f.err == nil {
+		return nil
+	}
+	if err := b.gone(ctx, t, s); err != nil {
+		return err // that is why the issuer was cancelled
+	}
+	e := *f.err // a copy for each: callers may write to what they were given
+	return &e
 }
+
+// grace is how long an issuer may take to notice that its time is up.
+const grace = time.Second
 
 // gone says why a lease that was just minted cannot be had, nil where another
 // try may succeed.
