@@ -116,9 +116,10 @@ func TestEndCancelsCalls(t *testing.T) {
 		other, cancel := context.WithCancel(context.Background()) // not the task's Done channel
 		defer cancel()
 		s := tool(t, "pay")
+		start := time.Now()
 		_, err := b.Transport(s, &credential.TransportOptions{Task: task}).Client().Do(request(t, other, "GET", "https://pay.test/v1"))
-		if !errors.Is(err, credential.ErrTaskEnded) {
-			t.Errorf("got %v", err)
+		if !errors.Is(err, credential.ErrTaskEnded) || time.Since(start) != 0 { // and not by its deadline
+			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		_ = ctx
 	})
