@@ -1,6 +1,9 @@
 package credential
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // SetClocks parts the wall clock from the monotonic one: both are moved by
 // what f returns. The func returned puts them back.
@@ -33,3 +36,13 @@ func Peek(token string) (isJWT bool, err error) {
 
 // NewBase is the transport of a broker whose options have none.
 var NewBase = newBase
+
+// BeginEnd does the first thing that End does, and nothing else.
+func BeginEnd(t *Task) {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+}
+
+// ContextOf returns a context that carries t.
+func ContextOf(t *Task) context.Context { return context.WithValue(t.ctx, taskKey{}, t) }
