@@ -25,6 +25,9 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
+// noContext is what a caller passes who has none.
+var noContext context.Context
+
 func TestNarrowedToSingleUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{ttl: time.Hour}
@@ -722,13 +725,6 @@ func TestScpAndUnknownAlg(t *testing.T) {
 	}
 }
 
-type slowDone struct {
-	context.Context
-	done func() <-chan struct{}
-}
-
-func (s slowDone) Done() <-chan struct{} { return s.done() }
-
 func TestOnceNobodyTook(t *testing.T) {
 	bad := 0
 	for range 3000 {
@@ -951,7 +947,7 @@ func TestEndNil(t *testing.T) {
 	_, _ = b.Credential(ctx, tool(t, "pay"))
 	func() {
 		defer func() { t.Log(recover()) }()
-		_ = task.End(nil)
+		_ = task.End(noContext)
 	}()
 	_ = task.End(ctx)
 	if _, err := b.Credential(ctx, tool(t, "pay")); err == nil || len(m.alive()) != 0 {
@@ -966,7 +962,7 @@ func TestRevokeNilContext(t *testing.T) {
 	_, _ = b.Credential(ctx, tool(t, "pay"))
 	func() {
 		defer func() { t.Log(recover()) }()
-		_ = b.Ledger().Revoke(nil, func(credential.Lease) bool { return true })
+		_ = b.Ledger().Revoke(noContext, func(credential.Lease) bool { return true })
 	}()
 	if err := task.End(ctx); err != nil || len(m.alive()) != 0 {
 		t.Errorf("%v, %d alive", err, len(m.alive()))

@@ -43,7 +43,7 @@ func parseAnswer(text []byte) answer {
 		return answer{flaw: flaw{"bad_json", err.Error()}}
 	}
 	a := answer{object: true}
-	a.token, a.refresh = usable(o.only("access_token")), usable(o.only("refresh_token"))
+	a.token, a.refresh = o.only("access_token"), o.only("refresh_token")
 	if _, failed := o.get("error"); failed {
 		a.oauthError = true
 		code := errorCode(o)
@@ -58,6 +58,9 @@ func parseAnswer(text []byte) answer {
 	if what := o.ambiguity("access_token", "token_type", "expires_in", "scope", "refresh_token",
 		"issued_token_type", "authorization_details", "error"); what != "" {
 		a.refuse("bad_json", what)
+	}
+	if a.token != "" && !usable(a.token) {
+		a.refuse("unusable_token", "the token is longer than 16 KiB or holds what no header may")
 	}
 	a.read(o)
 	return a
@@ -103,17 +106,15 @@ func (a *answer) refuse(code, detail string) {
 	}
 }
 
-// usable returns s when it can be a token in an Authorization header, else "".
-// RFC 6750 section 2.1 allows fewer characters than servers use ("!" and "|"
-// occur), RFC 6749 appendix A.12 allows more than a header can hold. Visible
-// ASCII is accepted, except for what ends or separates header values: quotes,
-// the backslash and the comma.
-func usable(s string) string {
+// usable reports whether s can be a token in an Authorization header. RFC 6750
+// section 2.1 allows fewer characters than servers use ("!" and "|" occur), RFC
+// 6749 appendix A.12 allows more than a header can hold. Visible ASCII is
+// accepted, except for what ends or separates header values: quotes, the
+// backslash and the comma. What is not usable was issued all the same, and is
+// revoked in a form, which holds anything; so is a refresh token.
+func usable(s string) bool {
 	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' }
-	if len(s) > maxToken || strings.ContainsFunc(s, bad) {
-		return ""
-	}
-	return s
+	return len(s) <= maxToken && !strings.ContainsFunc(s, bad)
 }
 
 // lifetime reads expires_in: a whole number, or, from some servers, one in a
@@ -160,8 +161,8 @@ func (c *client) judge(re reply, exchange bool) (credential.TokenResponse, error
 	}
 	a := parseAnswer(re.body)
 	f := c.answerFlaw(re, a, exchange)
-	if a.token == "" {
-		return credential.TokenResponse{}, unreadable(re, a, f)
+	if a.token == "" { // what may have come beside it is revoked all the same
+		return credential.TokenResponse{RefreshToken: secret.New(a.refresh)}, unreadable(re, a, f)
 	}
 	resp := credential.TokenResponse{
 		AccessToken:     secret.New(a.token),

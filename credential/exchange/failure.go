@@ -138,7 +138,10 @@ func (re *reply) statusError() error {
 			e.Code = errorCode(o)
 		}
 	}
-	if e.Code == "" {
+	// A server that is busy or broken has not answered the request. A word of its
+	// own would hide that, and with it that it must be left alone.
+	busy := re.status == http.StatusTooManyRequests || re.status >= http.StatusInternalServerError
+	if e.Code == "" || busy && e.Code != "server_error" && e.Code != "temporarily_unavailable" {
 		e.Code = httpCode(re.status)
 	}
 	if re.status == http.StatusTooManyRequests || re.status == http.StatusServiceUnavailable {
