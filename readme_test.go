@@ -75,6 +75,9 @@ func TestReadme(t *testing.T) {
 // The two commands are all that README asks for.
 func TestReadmeCommands(t *testing.T) {
 	text := read(t, "README.md")
+	if strings.Contains(text, "BENCH"+"MARKS") || strings.Contains(text, "PRO"+"GRAM") {
+		t.Error("README.md has a placeholder left")
+	}
 	for _, c := range []string{"go run ./examples/quickstart", "go test ./..."} {
 		if !strings.Contains(text, "\n"+c) {
 			t.Errorf("README.md does not say %q", c)
