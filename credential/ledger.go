@@ -243,6 +243,13 @@ func (l *Ledger) unrevocable(x *lease) time.Duration {
 	return max(readClock().until(x.dies), 0) // dies is guarded by mu, too
 }
 
+// left returns how long a token still lives.
+func (l *Ledger) left(x *lease) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(readClock().until(x.dies), 0)
+}
+
 // expired reports whether the token has died by itself, by the issuer's word.
 func (l *Ledger) expired(x *lease, now instant) bool {
 	l.mu.Lock()

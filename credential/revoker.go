@@ -203,7 +203,8 @@ func (r *revoker) tryOnce(v *revocation) {
 	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
 	pause += rand.N(pause/4 + 1)
 	v.failures++
-	v.due = time.Now().Add(max(pause, e.RetryAfter))
+	// Not beyond its death: then it has expired, and its task has room again.
+	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
 	r.put(v)
 }
 

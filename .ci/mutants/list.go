@@ -58,9 +58,9 @@ var mutants = []mutant{
 	{"End revokes", "credential/end.go", `			l.ledger.revoke(ctx, l)`, `			_ = l`, "TestAfterTheEnd"},
 	{"End cancels calls", "credential/end.go", `	t.cancel()
 	return ours`, `	return ours`, "TestEndCancelsCalls"},
-	{"retries of revocation", "credential/revoker.go", `	v.due = time.Now().Add(max(pause, e.RetryAfter))
+	{"retries of revocation", "credential/revoker.go", `	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
 	r.put(v)
-}`, `	v.due = time.Now().Add(max(pause, e.RetryAfter))
+}`, `	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
 }`, "TestEndNamesWhatIsLeft"},
 	{"one strike for one token", "credential/reject.go", `	if !first {
 		return`, `	if !first && false {
