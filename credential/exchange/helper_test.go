@@ -17,6 +17,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
@@ -26,10 +27,13 @@ import (
 const (
 	issuerID = "https://as.example.com"
 	tokenURL = "https://as.example.com/token"
-	// canary marks every secret of a test, so that one search finds any of them.
-	canary  = "CNRY0123456789abcdefghij"
-	svid    = "svid." + canary + ".sig"
-	goodAns = `{"access_token":"tok-1","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":60}`
+	goodAns  = `{"access_token":"tok-1","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":60}`
+)
+
+// canary marks every secret of a test, so that one search finds any of them.
+var (
+	canary = credentialtest.Canary()
+	svid   = "svid." + canary + ".sig"
 )
 
 // server is an authorization server in memory: a RoundTripper that answers and
