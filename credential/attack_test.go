@@ -22,7 +22,6 @@ import (
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
-	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // noContext is what a caller passes who has none.
@@ -37,9 +36,7 @@ func TestNarrowedToSingleUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := newBroker(t, m, func(o *credential.BrokerOptions) {
-			o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-				return policy.Decision{Allow: true, Narrow: single.Any()}, nil
-			})
+			o.Policy = narrowsTo(single)
 		})
 		ctx, _ := startTask(t, credential.TaskOptions{})
 		if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrNotPortable) || m.issues() != 0 {
@@ -59,9 +56,7 @@ func TestNarrowedToRequireSubject(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newBroker(t, m, func(o *credential.BrokerOptions) {
-		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-			return policy.Decision{Allow: true, Narrow: narrow.Any()}, nil
-		})
+		o.Policy = narrowsTo(narrow)
 	})
 	ctx, _ := startTask(t, credential.TaskOptions{})
 	if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrNoSubject) || m.issues() != 0 {
@@ -77,9 +72,7 @@ func TestGRPCOutsideTheNarrowing(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newBroker(t, m, func(o *credential.BrokerOptions) {
-		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-			return policy.Decision{Allow: true, Narrow: narrow.Any()}, nil
-		})
+		o.Policy = narrowsTo(narrow)
 	})
 	ctx, _ := startTask(t, credential.TaskOptions{})
 	if md, err := b.Transport(s, nil).GetRequestMetadata(ctx, "https://pay.test/v1/Writer"); !errors.Is(err, credential.ErrOutOfScope) {

@@ -239,3 +239,10 @@ func goroutinesReturn(t *testing.T) {
 type roundTripper func(*http.Request) error
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return nil, f(r) }
+
+// narrowsTo is a policy that allows everything and leaves s of it.
+func narrowsTo(s policy.Scoped) policy.Decider {
+	return policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+		return policy.Decision{Allow: true, Narrow: s.Any()}, nil
+	})
+}

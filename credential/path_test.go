@@ -300,9 +300,7 @@ func TestPolicyNarrows(t *testing.T) {
 	}
 	m := &mint{ttl: time.Hour}
 	b := newBroker(t, m, func(o *credential.BrokerOptions) {
-		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-			return policy.Decision{Allow: true, Narrow: narrow.Any()}, nil
-		})
+		o.Policy = narrowsTo(narrow)
 	})
 	ctx, _ := startTask(t, credential.TaskOptions{})
 	c, err := b.Credential(ctx, s)

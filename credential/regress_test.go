@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,9 +27,7 @@ func TestOneCallIsNotPortable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	narrows := policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-		return policy.Decision{Allow: true, Narrow: single.Any()}, nil
-	})
+	narrows := narrowsTo(single)
 	for why, c := range map[string]struct {
 		ttl    time.Duration
 		policy policy.Decider
@@ -390,4 +389,40 @@ func TestUnrevokedErrorText(t *testing.T) {
 	if got := e.Error(); !strings.Contains(got, "nobody knows how long") {
 		t.Error(got)
 	}
+}
+
+// A panic at the refresh token, after the access token was revoked, is no
+// success: both are tried again.
+func TestPanicAtTheRefreshToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refresh := credentialtest.Canary()
+		var panicked atomic.Bool
+		m := &mint{ttl: time.Hour,
+			answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+				r.RefreshToken = secret.New(refresh)
+				return nil
+			},
+			revoke: func(_ context.Context, token string) error {
+				if token == refresh && panicked.CompareAndSwap(false, true) {
+					panic("once")
+				}
+				return nil
+			},
+		}
+		b := newBroker(t, m)
+		ctx, task := startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+			t.Fatal(err)
+		}
+		if err := task.End(ctx); !errors.Is(err, credential.ErrUnrevoked) {
+			t.Errorf("End says that all was revoked: %v", err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.taken[refresh] != 1 {
+			t.Errorf("the refresh token was revoked %d times", m.taken[refresh])
+		}
+	})
 }

@@ -21,7 +21,8 @@ const (
 
 // revoker revokes the tokens of one issuer in the background. There is one for
 // each broker, so that a slow server holds up nobody else's revocations. It
-// has no goroutine while there is nothing to do and one timer in all.
+// has no goroutine while there is nothing to do and, until it is closed, one
+// timer in all.
 type revoker struct {
 	revoke func(context.Context, secret.Text, TokenHint) error // nil: cannot
 
@@ -217,12 +218,13 @@ func (r *revoker) attempt(v *revocation) (err error) {
 	ctx, cancel := context.WithTimeout(v.ctx, revokeTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.base, cancel)()
-	err = errors.New("panicked")
-	quietly(func() {
-		if err = r.revoke(ctx, v.lease.token, HintAccessToken); err == nil && !v.lease.extra.IsZero() {
-			err = r.revoke(ctx, v.lease.extra, HintRefreshToken)
-		}
-	})
+	panicked := errors.New("panicked") // what stays where a call does not return
+	err = panicked
+	quietly(func() { err = r.revoke(ctx, v.lease.token, HintAccessToken) })
+	if err == nil && !v.lease.extra.IsZero() {
+		err = panicked
+		quietly(func() { err = r.revoke(ctx, v.lease.extra, HintRefreshToken) })
+	}
 	return err
 }
 

@@ -439,9 +439,7 @@ func TestNarrowedRequest(t *testing.T) {
 	w := &wire{}
 	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
 		o.Base = w
-		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-			return policy.Decision{Allow: true, Narrow: narrow.Any()}, nil
-		})
+		o.Policy = narrowsTo(narrow)
 	})
 	ctx, _ := startTask(t, credential.TaskOptions{})
 	if _, err := b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1/theirs")); !errors.Is(err, credential.ErrOutOfScope) {
