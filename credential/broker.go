@@ -172,7 +172,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
 	r := policy.Request{Scope: s.Any(), Facts: t.facts, Call: call}
 	r.Facts.Workload = b.workload
-	d, detail := decide(ctx, b.policy, r)
+	d, detail := decide(ctx, b.policy, &r)
 	switch {
 	case !d.Allow || detail != "":
 	case d.Narrow.IsZero():
@@ -190,10 +190,10 @@ func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S,
 // which the task's context does not.
 func fits(t *Task, a scope.Any, now instant, portable bool) error {
 	fail := func(r Reason, detail string) error { return &Error{Reason: r, Scope: a.Name(), Detail: detail} }
-	switch subject := &t.options.Subject; {
+	switch {
 	case t.over(now):
 		return fail(ErrTaskEnded, "")
-	case subject.IsZero() && a.RequireSubject():
+	case !t.hasSubject && a.RequireSubject():
 		return fail(ErrNoSubject, "see TaskOptions.Subject")
 	case t.subjectOver(now) && a.Kind() != scope.KindModel: // models see no subject
 		return fail(ErrNoSubject, "the subject's token has expired; see Subject.Expiry")

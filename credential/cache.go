@@ -1,68 +1,125 @@
 package credential
 
 import (
-	lru "github.com/hashicorp/golang-lru/v2"
-)
+	"sync/atomic"
 
-// A cache from shardFrom leases on has shards: golang-lru has one lock for each
-// cache, and readers on several cores would meet there. The leases of a task
-// lie together in one, so that to choose costs nothing on the hit path; a shard
-// has room for several tasks with as many leases as they may have by default.
-const (
-	shardFrom   = 16 << 10
-	cacheShards = 16
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/taskcred/taskcred/scope"
 )
 
 // cache keeps live leases by key, bounded, the least recently used out first.
 // It is read from anywhere and written with the broker's mu held.
+//
+// golang-lru decides who stays. Its one lock is where readers on several cores
+// would meet, so what is in the cache lies within the reach of its task, too: a
+// hit there takes no lock and writes to nothing that two tasks share.
 type cache struct {
-	shards  []*lru.Cache[key, *lease]
+	lru     *lru.Cache[key, *lease]
 	evicted *lease // by the last put
 }
 
 func newCache(size int) *cache {
-	n := 1
-	if size >= shardFrom {
-		n = cacheShards
-	}
-	c := &cache{shards: make([]*lru.Cache[key, *lease], n)}
-	for i := range c.shards {
-		// It fails for sizes below one only.
-		c.shards[i], _ = lru.NewWithEvict((size+n-1)/n, func(_ key, l *lease) { c.evicted = l })
-	}
+	c := &cache{}
+	// It fails for sizes below one only.
+	c.lru, _ = lru.NewWithEvict(size, func(_ key, l *lease) { c.evicted = l })
 	return c
 }
 
-func (c *cache) of(k key) *lru.Cache[key, *lease] {
-	return c.shards[k.task.shard%uint32(len(c.shards))]
+// peek returns the lease of a key. The cache does not learn of the use; see
+// touch.
+func (c *cache) peek(k key) (*lease, bool) {
+	if l := k.task.reach.get(c, k.scope); l != nil {
+		return l, true
+	}
+	return c.lru.Peek(k)
 }
 
-// peek returns the lease of a key. Its lock is shared between readers, so the
-// cache does not learn of the use; see touch.
-func (c *cache) peek(k key) (*lease, bool) { return c.of(k).Peek(k) }
-
 // touch tells the cache of a use.
-func (c *cache) touch(k key) { c.of(k).Get(k) }
+func (c *cache) touch(k key) { c.lru.Get(k) }
 
 // put enters a lease and returns those that lost their place: one it replaces,
 // of which golang-lru does not tell, or the one that was evicted for it.
 func (c *cache) put(k key, l *lease) (out []*lease) {
-	shard := c.of(k)
-	if old, ok := shard.Peek(k); ok && old != l {
+	if old, ok := c.lru.Peek(k); ok && old != l {
 		out = append(out, old)
 	}
 	c.evicted = nil
-	if shard.Add(k, l) {
+	if c.lru.Add(k, l) {
 		out = append(out, c.evicted)
 	}
+	for _, old := range out {
+		old.task.reach.remove(old)
+	}
+	k.task.reach.put(c, l)
 	return out
 }
 
 // remove takes a lease out, if it is still there.
 func (c *cache) remove(l *lease) {
-	if shard := c.of(l.key); shard.Contains(l.key) {
-		if x, _ := shard.Peek(l.key); x == l {
-			shard.Remove(l.key)
+	if x, ok := c.lru.Peek(l.key); ok && x == l {
+		c.lru.Remove(l.key)
+		l.task.reach.remove(l)
+	}
+}
+
+// reach holds what a task put into caches last, those of all brokers together.
+// It is an index and no more: what it does not hold is found in the cache.
+type reach struct {
+	last atomic.Pointer[place]
+}
+
+// place says where in reach a lease lies. Places are never changed.
+type place struct {
+	next  *place
+	cache *cache
+	scope scope.Any
+	lease *lease
+}
+
+// maxReach is how many leases are looked through, one after the other, before
+// the cache is asked.
+const maxReach = 16
+
+func (r *reach) get(c *cache, s scope.Any) *lease {
+	for p := r.last.Load(); p != nil; p = p.next {
+		if p.scope == s && p.cache == c {
+			return p.lease
 		}
 	}
+	return nil
+}
+
+func (r *reach) put(c *cache, l *lease) {
+	for {
+		old := r.last.Load()
+		p := &place{next: old.without(nil, maxReach-1), cache: c, scope: l.key.scope, lease: l}
+		if r.last.CompareAndSwap(old, p) { // brokers write here with locks of their own
+			return
+		}
+	}
+}
+
+func (r *reach) remove(l *lease) {
+	for {
+		old := r.last.Load()
+		if r.last.CompareAndSwap(old, old.without(l, maxReach)) {
+			return
+		}
+	}
+}
+
+// without returns a list of at most n places without that of l.
+func (p *place) without(l *lease, n int) *place {
+	switch {
+	case p == nil || n == 0:
+		return nil
+	case p.lease == l:
+		return p.next.without(nil, n)
+	}
+	rest := p.next.without(l, n-1)
+	if rest == p.next {
+		return p // nothing changes from here on
+	}
+	return &place{rest, p.cache, p.scope, p.lease}
 }

@@ -10,13 +10,13 @@ import (
 
 // decide calls the decider. Its panic or error becomes a detail that says no
 // more than that: the text is not ours.
-func decide(ctx context.Context, p policy.Decider, r policy.Request) (d policy.Decision, detail string) {
+func decide(ctx context.Context, p policy.Decider, r *policy.Request) (d policy.Decision, detail string) {
 	defer func() {
 		if recover() != nil {
 			d, detail = policy.Decision{}, "the policy panicked"
 		}
 	}()
-	d, err := p.Decide(ctx, r)
+	d, err := p.Decide(ctx, *r)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return policy.Decision{Reasons: d.Reasons}, "the policy took too long"

@@ -45,4 +45,4 @@ func BeginEnd(t *Task) {
 }
 
 // ContextOf returns a context that carries t.
-func ContextOf(t *Task) context.Context { return context.WithValue(t.ctx, taskKey{}, t) }
+func ContextOf(t *Task) context.Context { return (*taskContext)(t) }

@@ -1,6 +1,10 @@
 package credential
 
-import "net/http"
+import (
+	"maps"
+	"net/http"
+	"slices"
+)
 
 // isCredentialHeader reports whether a header, in canonical form, carries a
 // credential of some kind. The caller's are dropped: one request carries one
@@ -60,10 +64,16 @@ func isFraming(canonical string) bool {
 // Keys that somebody wrote in non-canonical form are looked through: net/http
 // would send them beside ours.
 func withCredential(h http.Header, value string) http.Header {
-	out := make(http.Header, len(h)+1)
+	out := maps.Clone(h)
+	if out == nil {
+		out = make(http.Header, 1)
+	}
 	for k, v := range h {
-		if c := http.CanonicalHeaderKey(k); !isCredentialHeader(c) && !isOverride(c) && (c == k || !isFraming(c)) {
-			out[k] = v[:len(v):len(v)] // whoever appends does not write into the caller's
+		switch c := http.CanonicalHeaderKey(k); {
+		case isCredentialHeader(c) || isOverride(c) || c != k && isFraming(c):
+			delete(out, k)
+		case len(v) < cap(v):
+			out[k] = slices.Clip(v) // whoever appends does not write into the caller's
 		}
 	}
 	out["Authorization"] = []string{value}

@@ -72,6 +72,18 @@ const (
 // lease is one token and its life. What is not marked otherwise is written
 // before the ledger knows of a token, and not after.
 type lease struct {
+	// What every call reads comes first and lies together.
+	dead    atomic.Bool           // no new use
+	renewal atomic.Bool           // one refresh at a time
+	once    bool                  // good for one call only, and never in the cache
+	uses    atomic.Uint64         // calls that carry it, retiredBit and looseBit
+	heir    atomic.Pointer[lease] // has the same token and goes on in place of this one
+	until   instant               // no use from here on
+	fresh   atomic.Int64          // on the monotonic clock: time to refresh; 0 is never
+	touched atomic.Int64          // on the monotonic clock: when the cache was last told of a use
+	header  secret.Text           // what goes into the Authorization header
+	token   secret.Text
+
 	facts  Lease // ID, State, Expires and Acting are guarded by ledger.mu
 	task   *Task
 	key    key
@@ -80,23 +92,11 @@ type lease struct {
 	events *recorder
 	drop   func(*lease) // takes it out of the broker's cache
 
-	once    bool        // good for one call only, and never in the cache
-	header  secret.Text // what goes into the Authorization header
-	token   secret.Text
 	extra   secret.Text // a refresh token that nobody asked for
 	expires time.Time   // as facts.Expires
 	acting  Acting      // as facts.Acting
 	print   fingerprint
-	dies    instant      // when the token dies by itself; guarded by ledger.mu
-	until   instant      // no use from here on
-	fresh   atomic.Int64 // on the monotonic clock: time to refresh; 0 is never
-	touched atomic.Int64 // on the monotonic clock: when the cache was last told of a use
-
-	heir atomic.Pointer[lease] // has the same token and goes on in place of this one
-
-	dead    atomic.Bool   // no new use
-	uses    atomic.Uint64 // calls that carry it, retiredBit and looseBit
-	renewal atomic.Bool   // one refresh at a time
+	dies    instant // when the token dies by itself; guarded by ledger.mu
 
 	orphaned atomic.Bool // the refresh token is being revoked by itself
 

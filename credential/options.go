@@ -42,8 +42,6 @@ type BrokerOptions struct {
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
 	// One that is evicted while it lives is revoked when no call carries it.
-	// From 16,384 on the bound is kept in sixteen parts, each by itself, and all
-	// of a task's are in one.
 	MaxCached int
 
 	// IssueTimeout bounds one request to the issuer, retries of its own included.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"math"
-	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -64,18 +63,23 @@ const (
 // are minted for it, are bounded by it and end with it. It is safe for
 // concurrent use.
 type Task struct {
-	facts   policy.Facts // but for the workload, which is the issuer's
-	options TaskOptions
-	root    *Task  // of a step: the outermost task; of a task: itself
-	parent  *Task  // nil for a task
-	depth   int    // 0 for a task
-	shard   uint32 // of caches
-	until   instant
+	// What every call reads comes first and lies together.
+	ctx        context.Context // of the task's life: cancelled by End, deadline and parent
+	reach      reach
+	limited    bool // options.Only is a list
+	hasSubject bool
+	until      instant
 	// subjectUntil is when the subject's token expires, far away where it is not
 	// known.
 	subjectUntil instant
+	facts        policy.Facts // but for the workload, which is the issuer's
 
-	ctx    context.Context // of the task's life: cancelled by End, deadline and parent
+	options TaskOptions
+
+	root   *Task // of a step: the outermost task; of a task: itself
+	parent *Task // nil for a task
+	depth  int   // 0 for a task
+
 	cancel context.CancelFunc
 	stop   func() bool // keeps the task from ending itself
 	ended  chan struct{}
@@ -88,7 +92,25 @@ type Task struct {
 	ledgers []*Ledger // of a root: those that hold leases of it or its steps
 }
 
+// taskContext is a task as the context that carries it. They are one object,
+// because every call reads both.
+type taskContext Task
+
 type taskKey struct{}
+
+func (c *taskContext) Deadline() (time.Time, bool) { return c.ctx.Deadline() }
+func (c *taskContext) Done() <-chan struct{}       { return c.ctx.Done() }
+func (c *taskContext) Err() error                  { return c.ctx.Err() }
+
+func (c *taskContext) Value(key any) any {
+	if key == (taskKey{}) {
+		return (*Task)(c)
+	}
+	return c.ctx.Value(key)
+}
+
+// String is what a context made from this one shows of it when it is printed.
+func (c *taskContext) String() string { return (*Task)(c).String() }
 
 // TaskFrom returns the innermost task or step that ctx carries, nil when there
 // is none.
@@ -122,7 +144,8 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 			return ctx, nil, err
 		}
 	}
-	t := &Task{options: o, parent: parent, shard: mathrand.Uint32(), ended: make(chan struct{})}
+	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t.limited, t.hasSubject = o.Only != nil, !o.Subject.IsZero()
 	t.facts = policy.Facts{Tenant: o.Tenant, Subject: o.Subject.ID, Task: o.ID, Step: o.ID, Purpose: o.Purpose}
 	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
 	if x := o.Subject.Expiry; !x.IsZero() {
@@ -145,7 +168,7 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	if parent != nil && t.isClosed() {
 		parent.disown(t) // ctx was cancelled already, and finish was faster than adopt
 	}
-	return context.WithValue(t.ctx, taskKey{}, t), t, nil
+	return (*taskContext)(t), t, nil
 }
 
 // check names the first field that is wrong.
@@ -225,7 +248,7 @@ func (t *Task) String() string { return "task " + t.options.ID }
 
 // permits reports whether s is among the task's Only.
 func (t *Task) permits(s scope.Any) bool {
-	if t.options.Only == nil {
+	if !t.limited {
 		return true
 	}
 	for _, o := range t.options.Only {

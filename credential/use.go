@@ -7,10 +7,11 @@ import (
 	"sync/atomic"
 )
 
-// use is one call that carries a lease. It ends when the response's body is
-// read to its end or closed, or when the call fails.
+// use is one call that carries a lease, and the body of its response. It ends
+// when the body is read to its end or closed, or when the call fails.
 type use struct {
 	lease  *lease
+	body   io.ReadCloser
 	cancel context.CancelFunc // nil where request and task end together
 	stop   func() bool
 	over   atomic.Bool
@@ -34,33 +35,29 @@ func (u *use) until(body io.ReadCloser) io.ReadCloser {
 		u.end()
 		return http.NoBody
 	}
+	u.body = body
 	// 101 Switching Protocols: the body is the connection.
 	if w, ok := body.(io.Writer); ok {
-		return &writableBody{usedBody{body, u}, w}
+		return struct {
+			*use
+			io.Writer
+		}{u, w}
 	}
-	return &usedBody{body, u}
+	return u
 }
 
-type usedBody struct {
-	io.ReadCloser
-	use *use
-}
-
-func (b *usedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+// Read reads the response's body.
+func (u *use) Read(p []byte) (int, error) {
+	n, err := u.body.Read(p)
 	if err != nil {
-		b.use.end()
+		u.end()
 	}
 	return n, err
 }
 
-func (b *usedBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.use.end()
+// Close closes the response's body.
+func (u *use) Close() error {
+	err := u.body.Close()
+	u.end()
 	return err
-}
-
-type writableBody struct {
-	usedBody
-	io.Writer
 }

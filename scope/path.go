@@ -40,6 +40,9 @@ func checkPath(p string) error {
 	if p[0] != '/' {
 		return errors.New("does not begin with a slash")
 	}
+	if isPlain(p) {
+		return nil
+	}
 	for rest, more := p[1:], true; more; {
 		var segment string
 		segment, rest, more = strings.Cut(rest, "/")
@@ -51,6 +54,20 @@ func checkPath(p string) error {
 		}
 	}
 	return nil
+}
+
+// isPlain reports whether a path has nothing to look at more closely, which is
+// what nearly every call finds.
+func isPlain(p string) bool {
+	last := byte(0)
+	for i := range len(p) {
+		c := p[i]
+		if last == '/' && (c == '/' || c == '.') || c == '%' || c == ';' || c == '\\' || c < ' ' || c >= 0x7f {
+			return false
+		}
+		last = c
+	}
+	return true
 }
 
 // unescape is url.PathUnescape that leaves what is no escape as it stands: a
