@@ -1,6 +1,7 @@
 package exchange_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,14 +11,21 @@ import (
 	"testing"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// BenchmarkCold is one credential with nothing cached, from a TLS server in
-// this process over a connection that is open.
+// BenchmarkCold is one credential with nothing cached, over a TLS connection to
+// a server in this process that is open.
+//
+// The server named "silent" does nothing but write an answer: what is left is
+// the time that the client takes. The one named "enforcing" does what an
+// authorization server is for: it verifies the client's assertion and the
+// user's token, and signs a JWT.
 //
 //   - fetch posts the form that issue posted, with net/http and nothing else;
 //   - issue is Issuer.Issue: its difference to fetch is what this package adds;
@@ -27,36 +35,70 @@ import (
 //     revocation: the tasks are ended after the loop, as pausing the timer in each
 //     iteration would stop the world and cost more than what is measured.
 func BenchmarkCold(b *testing.B) {
-	var form atomic.Value
-	var n atomic.Int64
-	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		if r.URL.Path == "/revoke" {
-			return
-		}
-		body, _ := io.ReadAll(r.Body)
-		form.Store(string(body))
-		// No two tokens are alike: a broker takes one in use elsewhere for foreign.
-		_, _ = fmt.Fprintf(w, `{"access_token":"tok-%d",%s`, n.Add(1), strings.TrimPrefix(goodAns, `{"access_token":"tok-1",`))
-	}))
-	defer s.Close()
-	i := newIssuer(b, exchange.Config{
-		Issuer: issuerID, TokenURL: s.URL, RevocationURL: s.URL + "/revoke", Workload: &workload{}, Base: s.Client().Transport,
+	b.Run("silent", func(b *testing.B) {
+		var n atomic.Int64
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if r.URL.Path == "/token" {
+				_, _ = io.Copy(io.Discard, r.Body)
+				// No two tokens are alike: a broker takes one in use elsewhere for foreign.
+				_, _ = fmt.Fprintf(w, `{"access_token":"tok-%d",%s`, n.Add(1), strings.TrimPrefix(goodAns, `{"access_token":"tok-1",`))
+			}
+		}))
+		defer s.Close()
+		coldFrom(b, exchange.Config{
+			Issuer: issuerID, TokenURL: s.URL + "/token", RevocationURL: s.URL + "/revoke", Workload: &workload{}, Base: s.Client().Transport,
+		}, identity.Subject{ID: "alice", Token: secret.New("subject." + canary)})
 	})
-	r := withSubject(request(b))
-	if _, err := i.Issue(b.Context(), r); err != nil {
+	b.Run("enforcing", func(b *testing.B) {
+		domain, err := identitytest.New(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
+			Bundles: domain,
+			Clients: []credentialtest.Client{{
+				ID: domain.ID("/agent").String(), MayActFor: true,
+				Permits: []credentialtest.Permit{{Resource: refundSpec().Endpoint, Permissions: refundSpec().Permissions}},
+			}},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer as.Close()
+		// As from an agent, which signs one JWT-SVID for many exchanges.
+		svid, err := domain.Source("/agent").Assertion(b.Context(), as.Issuer())
+		if err != nil {
+			b.Fatal(err)
+		}
+		coldFrom(b, exchange.Config{
+			Issuer: as.Issuer(), Base: as.Transport(),
+			Workload: identity.SourceFunc(func(context.Context, string) (identity.Assertion, error) { return svid, nil }),
+		}, as.SubjectToken("alice", 0))
+	})
+}
+
+// coldFrom runs the three benchmarks on one server.
+func coldFrom(b *testing.B, c exchange.Config, user identity.Subject) {
+	i := newIssuer(b, c)
+	r := request(b)
+	r.Subject = user
+	tap := &formTap{base: c.Base}
+	c.Base = tap
+	if _, err := newIssuer(b, c).Issue(b.Context(), r); err != nil {
 		b.Fatal(err)
 	}
-	same := form.Load().(string)
 	b.Run("fetch", func(b *testing.B) {
-		client := s.Client()
+		client := &http.Client{Transport: tap.base}
 		b.ReportAllocs()
 		for b.Loop() {
-			resp, err := client.Post(s.URL, "application/x-www-form-urlencoded", strings.NewReader(same))
+			resp, err := client.Post(tap.url, "application/x-www-form-urlencoded", strings.NewReader(tap.form))
 			if err != nil {
 				b.Fatal(err)
 			}
-			_, _ = io.Copy(io.Discard, resp.Body)
+			if _, _ = io.Copy(io.Discard, resp.Body); resp.StatusCode != http.StatusOK {
+				b.Fatal(resp.Status)
+			}
 			_ = resp.Body.Close()
 		}
 	})
@@ -74,11 +116,10 @@ func BenchmarkCold(b *testing.B) {
 			b.Fatal(err)
 		}
 		defer broker.Close()
-		subject := identity.Subject{ID: "alice", Token: secret.New("subject." + canary)}
 		var tasks []*credential.Task
 		b.ReportAllocs()
 		for b.Loop() {
-			ctx, task, err := credential.StartTask(b.Context(), credential.TaskOptions{Tenant: "acme", Subject: subject})
+			ctx, task, err := credential.StartTask(b.Context(), credential.TaskOptions{Tenant: "acme", Subject: user})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -93,4 +134,24 @@ func BenchmarkCold(b *testing.B) {
 			}
 		}
 	})
+}
+
+// formTap keeps the last form that was posted, and where to.
+type formTap struct {
+	base      http.RoundTripper
+	url, form string
+}
+
+func (t *formTap) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		_ = r.Body.Close()
+		t.url, t.form = r.URL.String(), string(text)
+		r = r.Clone(r.Context())
+		r.Body = io.NopCloser(strings.NewReader(t.form))
+	}
+	return t.base.RoundTrip(r)
 }
