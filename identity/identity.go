@@ -12,6 +12,7 @@ package identity
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -42,6 +43,17 @@ type Named interface {
 	// ID returns the one SPIFFE ID whose assertions the source yields. It does
 	// no I/O.
 	ID() spiffeid.ID
+}
+
+// Certified is a [Named] that can also prove the workload in a TLS handshake;
+// with SPIFFE, by its X.509-SVID.
+type Certified interface {
+	Named
+	// Certificate returns the certificate of ID, with its chain and its private
+	// key. It never returns one that has expired, and a new one some time before
+	// the old one does. It does no I/O. fmt prints the key of a tls.Certificate: do
+	// not log it.
+	Certificate() (*tls.Certificate, error)
 }
 
 // SourceFunc makes a [Source] of a func.

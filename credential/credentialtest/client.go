@@ -58,7 +58,7 @@ func (c Client) check(hasBundles bool) error {
 	case isSPIFFE && !c.Secret.IsZero():
 		return fmt.Errorf("credentialtest: client %s has a SPIFFE ID and must not have a Secret", c.ID)
 	case isSPIFFE && !hasBundles:
-		return fmt.Errorf("credentialtest: client %s has a SPIFFE ID, for which ServerOptions.Bundles must be set", c.ID)
+		return fmt.Errorf("credentialtest: client %s has a SPIFFE ID, for which ServerOptions.Bundles or X509Bundles must be set", c.ID)
 	case !isSPIFFE && c.Secret.IsZero():
 		return fmt.Errorf("credentialtest: client %s needs a SPIFFE ID or a Secret", c.ID)
 	}
@@ -84,7 +84,7 @@ func notScope(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\'
 
 // AddClient registers c.
 func (s *Server) AddClient(c Client) error {
-	if err := c.check(s.opts.Bundles != nil); err != nil {
+	if err := c.check(s.opts.Bundles != nil || s.opts.X509Bundles != nil); err != nil {
 		return err
 	}
 	c.Permits = slices.Clone(c.Permits)

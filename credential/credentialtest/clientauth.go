@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/taskcred/taskcred/identity/secret"
 )
@@ -36,7 +37,12 @@ func (s *Server) authenticate(r *http.Request, form url.Values) (Client, *oauthE
 		}
 		return c, nil
 	case !assertion:
-		return Client{}, refused
+		c, ok := s.certified(r)
+		// RFC 8705 section 2: the client_id says whose certificate it is.
+		if !ok || form.Get("client_id") != c.ID {
+			return Client{}, refused
+		}
+		return c, nil
 	}
 	if t := form.Get("client_assertion_type"); t != assertionSPIFFE && (t != assertionJWT || !s.opts.AcceptJWTBearer) {
 		return Client{}, &oauthError{invalidClient, "client_assertion_type is not supported"}
@@ -60,4 +66,17 @@ func (s *Server) workload(token string) (Client, bool) {
 		return Client{}, false
 	}
 	return s.client(svid.ID.String())
+}
+
+// certified returns the client that an X.509-SVID proves, by the connection
+// that a request came on.
+func (s *Server) certified(r *http.Request) (Client, bool) {
+	if s.opts.X509Bundles == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return Client{}, false
+	}
+	id, _, err := x509svid.Verify(r.TLS.PeerCertificates, s.opts.X509Bundles)
+	if err != nil {
+		return Client{}, false
+	}
+	return s.client(id.String())
 }

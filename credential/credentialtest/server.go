@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 )
 
 const defaultTTL = 5 * time.Minute
@@ -25,8 +27,12 @@ const defaultTTL = 5 * time.Minute
 // on a loopback address that knows no client.
 type ServerOptions struct {
 	// Bundles has the keys of the trust domains whose JWT-SVIDs authenticate
-	// clients. Nil means that every client needs a Secret.
+	// clients. Nil means that none does so by a JWT-SVID.
 	Bundles jwtbundle.Source
+	// X509Bundles has the roots of the trust domains whose X.509-SVIDs
+	// authenticate clients in the TLS handshake. It needs a listener: on a Network
+	// there is no TLS. Nil means that no certificate is asked for.
+	X509Bundles x509bundle.Source
 	// Clients are those that may ask for tokens; [Server.AddClient] adds more. Nil
 	// means none.
 	Clients []Client
@@ -136,11 +142,18 @@ func (s *Server) place() error {
 	if err != nil {
 		return err
 	}
-	if s.opts.Network != nil && u.Host == "" {
+	switch {
+	case s.opts.Network != nil && u.Host == "":
 		return errors.New("credentialtest: on a Network, ServerOptions.Issuer must be a whole URL")
+	case s.opts.Network != nil && s.opts.X509Bundles != nil:
+		return errors.New("credentialtest: on a Network there is no TLS; leave ServerOptions.Network or X509Bundles out")
 	}
 	if s.host, err = newHost(s.opts.Network, originOf(u)); err != nil {
 		return err
+	}
+	if s.opts.X509Bundles != nil {
+		// Whose certificate it is, and whether it is good, authenticate decides.
+		s.host.listener.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
 	}
 	s.issuer, s.path = s.opts.Issuer, strings.TrimSuffix(u.Path, "/")
 	if u.Host == "" {
@@ -224,6 +237,9 @@ func (s *Server) serveMetadata(w http.ResponseWriter, _ *http.Request, _ []byte)
 	methods := []string{"client_secret_post"}
 	if s.opts.Bundles != nil {
 		methods = append(methods, "spiffe_jwt")
+	}
+	if s.opts.X509Bundles != nil {
+		methods = append(methods, "spiffe_x509")
 	}
 	if s.opts.AcceptJWTBearer {
 		methods = append(methods, "private_key_jwt")

@@ -16,6 +16,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+
 	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/identity/secret"
 )
@@ -182,6 +184,7 @@ func TestOptionErrors(t *testing.T) {
 		"issuer with a query":        {Issuer: "https://as.test/?x"},
 		"issuer with a fragment":     {Issuer: "https://as.test/#x"},
 		"issuer without host":        {Issuer: "as.test"},
+		"certificates on a network":  {Network: new(credentialtest.Network), Issuer: "https://as.test", X509Bundles: x509bundle.NewSet()},
 		"network without issuer":     {Network: new(credentialtest.Network)},
 		"network with a path":        {Network: new(credentialtest.Network), Issuer: "/t1"},
 		"issuer of an unknown kind":  {Issuer: "ftp://as.test"},

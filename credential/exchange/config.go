@@ -50,6 +50,17 @@ type Config struct {
 	// the Workload authenticates.
 	ClientSecret secret.Text
 
+	// MutualTLS authenticates the client by the Workload's certificate in the TLS
+	// handshake, in place of a client assertion (RFC 8705 section 2.1 and
+	// draft-ietf-oauth-spiffe-client-auth). The Workload must be an
+	// [identity.Certified]; ClientID, where it is empty, is its SPIFFE ID. The
+	// server is verified by the system's roots, or by those of Base, and never by
+	// the trust bundle. Base must be nil or an *[http.Transport]: it is copied, for
+	// each certificate anew, without its ClientSessionCache. Plain http is refused,
+	// also to a loopback address. False means that the client authenticates in the
+	// form.
+	MutualTLS bool
+
 	// AssertionType is the client_assertion_type. Empty means
 	// [AssertionJWTSPIFFE].
 	AssertionType AssertionType
@@ -176,10 +187,19 @@ func (c *Config) checkClient() error {
 		return wrong("Workload", "is nil; give an identity.Source such as that of workload.Open, or a ClientSecret")
 	case !c.ClientSecret.IsZero() && c.ClientID == "":
 		return wrong("ClientID", "is empty; a ClientSecret needs one")
+	case c.MutualTLS:
+		return c.checkMutualTLS()
 	case !c.ClientSecret.IsZero() && c.AssertionType != "":
 		return wrong("AssertionType", "is %s beside a ClientSecret; leave one of them out: a client authenticates in one way (RFC 6749 section 2.3)", show(string(c.AssertionType)))
 	case c.AssertionType != "" && c.AssertionType != AssertionJWTSPIFFE && c.AssertionType != AssertionJWTBearer:
 		return wrong("AssertionType", "is %s; use AssertionJWTSPIFFE or AssertionJWTBearer", show(string(c.AssertionType)))
+	}
+	return c.checkAudience()
+}
+
+// checkAudience checks what goes into the form or the assertion as it is.
+func (c *Config) checkAudience() error {
+	switch {
 	case strings.ContainsFunc(c.ClientID, func(r rune) bool { return r < ' ' || r > '~' }):
 		return wrong("ClientID", "is %s; use printable ASCII (RFC 6749 appendix A.1)", show(c.ClientID))
 	case strings.ContainsFunc(c.AssertionAudience, func(r rune) bool { return r <= ' ' || r == 0x7f }):
@@ -188,6 +208,37 @@ func (c *Config) checkClient() error {
 		return wrong("AssertionAudience", "is empty; without an Issuer, give the one audience that the JWT-SVID is for")
 	}
 	return nil
+}
+
+// checkMutualTLS is checkClient where a certificate authenticates the client.
+func (c *Config) checkMutualTLS() error {
+	certified, _ := c.Workload.(identity.Certified)
+	base, isTransport := c.Base.(*http.Transport)
+	switch {
+	case certified == nil || certified.ID().IsZero():
+		return wrong("Workload", "is no identity.Certified with a SPIFFE ID; MutualTLS needs one such as that of workload.Open")
+	case !c.ClientSecret.IsZero():
+		return wrong("ClientSecret", "is set beside MutualTLS; leave one of them out: a client authenticates in one way (RFC 6749 section 2.3)")
+	case c.AssertionType != "":
+		return wrong("AssertionType", "is %s beside MutualTLS; leave one of them out: a client authenticates in one way (RFC 6749 section 2.3)", show(string(c.AssertionType)))
+	case c.Base != nil && !isTransport:
+		return wrong("Base", "is a %T; with MutualTLS it must be nil or an *http.Transport, which can be given a certificate", c.Base)
+	case isTransport && (base == nil || base.DialTLSContext != nil || base.DialTLS != nil):
+		return wrong("Base", "makes TLS connections by itself; with MutualTLS it must leave DialTLS and DialTLSContext nil")
+	}
+	for _, u := range [...]struct{ field, value string }{
+		{"Issuer", c.Issuer}, {"TokenURL", c.TokenURL}, {"RevocationURL", c.RevocationURL}, {"IntrospectionURL", c.IntrospectionURL},
+	} {
+		if u.value != "" && !isHTTPS(u.value) {
+			return wrong(u.field, "is %s, where no TLS handshake shows the certificate; with MutualTLS use https", showURL(u.value))
+		}
+	}
+	return c.checkAudience()
+}
+
+func isHTTPS(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https"
 }
 
 func (c *Config) checkRequest() error {

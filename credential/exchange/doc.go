@@ -22,6 +22,13 @@
 // impossible with only a subject_token", RFC 8693 appendix A.1.1). It happens
 // only where [GrantImpersonation] asks for it.
 //
+// # How the client authenticates
+//
+// By the JWT-SVID as client assertion, unless the [Config] says otherwise: by
+// the X.509-SVID in the TLS handshake with [Config.MutualTLS], or by a
+// [Config.ClientSecret] at servers that know nothing better. It is always one
+// way, and never another one when that fails.
+//
 // # What is sent, and to whom
 //
 // Subject tokens and assertions go to the token endpoint of the one configured
@@ -42,7 +49,8 @@
 // broker to judge.
 //
 // Every error of a request holds a [*credential.Error], for errors.As, with a
-// code, a host and, where the connection failed, what to check; one that came of the end of the caller's context also matches
-// the context's error. None repeats an error_description, a body, a query or a
+// code, a host and, where the connection failed, what to check; one that came
+// of the end of the caller's context also matches the context's error. None
+// repeats an error_description, a body, a query or a
 // token: servers echo what they were sent.
 package exchange

@@ -71,8 +71,8 @@ func (i *Issuer[S]) Introspect(ctx context.Context, token secret.Text) (Introspe
 
 // CloseIdleConnections closes the connections of the Issuer's own transport
 // that are not in use, for programs and tests that count goroutines at their
-// end. The Issuer stays usable. It does nothing where [Config.Base] is set: that
-// transport is its owner's to close.
+// end. The Issuer stays usable. It does nothing where [Config.Base] is set and
+// [Config.MutualTLS] is not: that transport is its owner's to close.
 func (i *Issuer[S]) CloseIdleConnections() {
 	if i.client.own != nil {
 		i.client.own.CloseIdleConnections()
@@ -93,7 +93,7 @@ type client struct {
 	config   Config
 	guard    *guard
 	metadata *metadata
-	own      *http.Transport // nil where Config.Base is the user's
+	own      interface{ CloseIdleConnections() } // nil where Config.Base is the user's
 }
 
 func newClient(c Config) *client {
@@ -109,13 +109,20 @@ func newClient(c Config) *client {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	var own *http.Transport
+	cl := &client{config: c, guard: &guard{base: c.Base, timeout: c.Timeout}}
 	if c.Base == nil {
-		own = newTransport()
-		c.Base = own
+		own := newTransport()
+		cl.guard.base, cl.own = own, own
 	}
-	g := &guard{base: c.Base, timeout: c.Timeout}
-	return &client{config: c, guard: g, metadata: &metadata{issuer: c.Issuer, guard: g}, own: own}
+	if c.MutualTLS {
+		m := newMutual(c.Workload.(identity.Certified), cl.guard.base.(*http.Transport))
+		cl.guard.mutual, cl.own = m, m
+		if c.ClientID == "" {
+			cl.config.ClientID = m.source.ID().String()
+		}
+	}
+	cl.metadata = &metadata{issuer: c.Issuer, guard: cl.guard}
+	return cl
 }
 
 // issue is the whole of Issue: endpoint, form, request, answer.

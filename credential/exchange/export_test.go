@@ -25,7 +25,16 @@ func ParseObject(text []byte) (members []string, trailing bool, err error) {
 
 // ParseMetadata returns the endpoints, nil when the document is refused.
 func ParseMetadata(text []byte, issuer string) []string {
-	to, f := parseMetadata(text, issuer)
+	to, f := parseMetadata(text, issuer, false)
+	if f != (flaw{}) {
+		return nil
+	}
+	return []string{to.token, to.revocation, to.introspection}
+}
+
+// ParseMutualMetadata is ParseMetadata for a client that shows a certificate.
+func ParseMutualMetadata(text []byte, issuer string) []string {
+	to, f := parseMetadata(text, issuer, true)
 	if f != (flaw{}) {
 		return nil
 	}

@@ -20,6 +20,7 @@ const (
 // knows nothing of OAuth.
 type guard struct {
 	base    http.RoundTripper
+	mutual  *mutual // in place of base where a certificate authenticates us, else nil
 	timeout time.Duration
 }
 
@@ -48,13 +49,21 @@ func (g *guard) do(r *http.Request) (reply, error) {
 		closeBody(r)
 		return reply{}, failed(r.URL, "insecure_url", "the endpoint is neither https nor http to a loopback address")
 	}
+	base := g.base
+	if g.mutual != nil {
+		var err error
+		if base, err = g.mutual.transport(); err != nil {
+			closeBody(r)
+			return reply{}, err
+		}
+	}
 	bounded, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
 	r = r.WithContext(bounded)
 	r.Header = r.Header.Clone() // the request is the caller's
 	r.Header.Set("Accept", "application/json")
 	re := reply{url: r.URL, sent: time.Now()}
-	resp, err := g.base.RoundTrip(r)
+	resp, err := base.RoundTrip(r)
 	switch {
 	case err != nil:
 		return reply{}, connectionError(ctx, r.URL, err)

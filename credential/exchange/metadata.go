@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -128,7 +129,7 @@ func (m *metadata) fetch(ctx context.Context) (endpoints, *credential.Error) {
 		case re.status != http.StatusOK:
 			continue
 		}
-		to, f := readMetadata(re, m.issuer)
+		to, f := readMetadata(re, m.issuer, m.guard.mutual != nil)
 		if f == (flaw{}) {
 			return to, nil
 		}
@@ -165,23 +166,24 @@ func wellKnown(issuer string) []string {
 	return places
 }
 
-func readMetadata(re reply, issuer string) (endpoints, flaw) {
+func readMetadata(re reply, issuer string, mutual bool) (endpoints, flaw) {
 	switch {
 	case re.flaw != (flaw{}):
 		return endpoints{}, re.flaw
 	case !re.isJSON():
 		return endpoints{}, flaw{"content_type", "the metadata is not application/json"}
 	}
-	return parseMetadata(re.body, issuer)
+	return parseMetadata(re.body, issuer, mutual)
 }
 
 // parseMetadata reads a document of RFC 8414 section 2 that must be issuer's.
-func parseMetadata(text []byte, issuer string) (to endpoints, f flaw) {
+// mutual says that the endpoints for mutual TLS are wanted.
+func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f flaw) {
 	o, err := parseObject(text)
 	if err != nil {
 		return endpoints{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint"); what != "" {
+	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {
 		return endpoints{}, flaw{"bad_json", what}
 	}
 	// RFC 8414 section 3.3: identical, byte for byte, or the document MUST NOT be
@@ -189,6 +191,28 @@ func parseMetadata(text []byte, issuer string) (to endpoints, f flaw) {
 	if s, ok := o.text("issuer"); !ok || s != issuer {
 		return endpoints{}, flaw{"issuer_mismatch", "the metadata is of another issuer than Config.Issuer, compared byte for byte (RFC 8414 section 3.3)"}
 	}
+	if name := to.read(o, func(s string) bool { return sameOrigin(s, issuer) }); name != "" {
+		return endpoints{}, flaw{"endpoint_origin", "the " + name + " in the metadata is not a URL of the issuer's own origin; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
+	}
+	// RFC 8705 section 5: a client that intends mutual TLS must prefer these.
+	if aliases, ok := o.get("mtls_endpoint_aliases"); ok && mutual {
+		a, err := parseObject(aliases)
+		if err != nil || a.ambiguity("token_endpoint", "revocation_endpoint", "introspection_endpoint") != "" {
+			return endpoints{}, flaw{"bad_json", "mtls_endpoint_aliases cannot be read (RFC 8705 section 5)"}
+		}
+		if name := to.read(a, func(s string) bool { return belowHost(s, issuer) }); name != "" {
+			return endpoints{}, flaw{"endpoint_origin", "the " + name + " for mutual TLS in the metadata is neither at the issuer's host nor at a name below it; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
+		}
+	}
+	if to.token == "" {
+		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}
+	}
+	return to, flaw{}
+}
+
+// read takes the endpoints that o has. It returns the name of one that ok does
+// not accept.
+func (to *endpoints) read(o object, ok func(string) bool) (bad string) {
 	for _, e := range [...]struct {
 		name string
 		to   *string
@@ -197,16 +221,15 @@ func parseMetadata(text []byte, issuer string) (to endpoints, f flaw) {
 		{"revocation_endpoint", &to.revocation},
 		{"introspection_endpoint", &to.introspection},
 	} {
-		s, ok := o.text(e.name)
-		if !ok || s != "" && !sameOrigin(s, issuer) {
-			return endpoints{}, flaw{"endpoint_origin", "the " + e.name + " in the metadata is not a URL of the issuer's own origin; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
+		s, isText := o.text(e.name)
+		switch {
+		case !isText || s != "" && !ok(s):
+			return e.name
+		case s != "":
+			*e.to = s
 		}
-		*e.to = s
 	}
-	if to.token == "" {
-		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}
-	}
-	return to, flaw{}
+	return ""
 }
 
 // sameOrigin reports whether endpoint is one of the issuer's scheme, host and
@@ -219,6 +242,22 @@ func sameOrigin(endpoint, issuer string) bool {
 	}
 	i, err := url.Parse(issuer)
 	return err == nil && e.Scheme == i.Scheme && hostPort(e) == hostPort(i)
+}
+
+// belowHost reports whether endpoint is at the issuer's host, whatever the
+// port, or at a name below it: servers that ask for certificates listen apart.
+func belowHost(endpoint, issuer string) bool {
+	e, err := parseURL(endpoint, true)
+	if err != nil || e.Scheme != "https" {
+		return false
+	}
+	i, err := url.Parse(issuer)
+	if err != nil {
+		return false
+	}
+	host, parent := strings.ToLower(e.Hostname()), strings.ToLower(i.Hostname())
+	_, notName := netip.ParseAddr(parent)
+	return host == parent || notName != nil && strings.HasSuffix(host, "."+parent)
 }
 
 func hostPort(u *url.URL) string {

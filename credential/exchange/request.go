@@ -83,9 +83,9 @@ func (f *form) exchangeFor(subject secret.Text, typ, requested identity.TokenTyp
 }
 
 // authenticate adds the client assertion (RFC 7521 section 4.2), unless the
-// client has a secret: a client authenticates in one way.
+// client has a secret or a certificate: a client authenticates in one way.
 func (c *client) authenticate(f *form, svid secret.Text) {
-	if c.config.ClientSecret.IsZero() {
+	if c.config.ClientSecret.IsZero() && !c.config.MutualTLS {
 		f.values.Set("client_assertion_type", string(c.config.AssertionType))
 		f.add("client_assertion", svid)
 	}
@@ -110,9 +110,10 @@ func (c *client) aim(v url.Values, s scope.Any) {
 }
 
 // assertion fetches the workload's JWT-SVID where grant needs one, zero where
-// it does not: a secret authenticates the client and there is no actor.
+// it does not: a secret or a certificate authenticates the client and there is
+// no actor.
 func (c *client) assertion(ctx context.Context, grant Grant) (secret.Text, error) {
-	if !c.config.ClientSecret.IsZero() && (grant == GrantImpersonation || grant == GrantClientCredentials) {
+	if (c.config.MutualTLS || !c.config.ClientSecret.IsZero()) && (grant == GrantImpersonation || grant == GrantClientCredentials) {
 		return secret.Text{}, nil
 	}
 	audience := c.config.AssertionAudience

@@ -23,6 +23,8 @@ package identitytest
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -102,9 +104,12 @@ func (d *TrustDomain) ID(path string) spiffeid.ID {
 	return spiffeid.RequireFromPath(d.name, path)
 }
 
-// Source returns an identity that signs its JWT-SVIDs itself, a new one on
-// every call. It panics if path is not one, such as "/agent".
-func (d *TrustDomain) Source(path string) identity.Named { return &source{d, d.ID(path)} }
+// Source returns an identity that makes its SVIDs itself: a new JWT-SVID on
+// every call, and an X.509-SVID that is the same until half its life is over or
+// the keys are rotated. It panics if path is not one, such as "/agent".
+func (d *TrustDomain) Source(path string) identity.Certified {
+	return &source{domain: d, id: d.ID(path)}
+}
 
 // Sign signs a JWT that holds claims as they are, right or wrong: it is for
 // the SVIDs that no agent would give. It fails if claims cannot be encoded.
@@ -160,6 +165,10 @@ func (d *TrustDomain) current() keys {
 type source struct {
 	domain *TrustDomain
 	id     spiffeid.ID
+
+	mu     sync.Mutex // guards what follows
+	cert   *tls.Certificate
+	signed *x509.Certificate // by whom
 }
 
 func (s *source) ID() spiffeid.ID { return s.id }
@@ -176,6 +185,32 @@ func (s *source) Assertion(ctx context.Context, audience string) (identity.Asser
 		return identity.Assertion{}, err
 	}
 	return identity.Assertion{ID: s.id, Audience: audience, Token: secret.New(token), Expiry: expiry}, nil
+}
+
+func (s *source) Certificate() (*tls.Certificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := s.domain.current()
+	if s.cert != nil && s.signed == keys.ca && time.Now().Before(s.cert.Leaf.NotBefore.Add(s.cert.Leaf.NotAfter.Sub(s.cert.Leaf.NotBefore)/2)) {
+		return s.cert, nil
+	}
+	der, key, err := keys.x509SVID(s.id, s.domain.x509TTL)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("identitytest: read an X.509-SVID: %w", err)
+	}
+	if !time.Now().Before(leaf.NotAfter) {
+		return nil, errors.New("identitytest: the X.509-SVID has expired; see Options.X509TTL")
+	}
+	private, err := x509.ParsePKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("identitytest: read an X.509-SVID's key: %w", err)
+	}
+	s.cert, s.signed = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private, Leaf: leaf}, keys.ca
+	return s.cert, nil
 }
 
 // signal wakes everybody who waits for a change. The zero signal is ready.

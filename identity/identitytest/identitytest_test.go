@@ -2,6 +2,8 @@ package identitytest_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
@@ -66,6 +69,45 @@ func TestSourceInABubble(t *testing.T) {
 			t.Error("valid after its end")
 		}
 	})
+}
+
+// A source's certificate is its X.509-SVID: the same until half its life, and
+// another when the keys are.
+func TestSourceCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain(t, nil)
+		self := d.Source("/agent")
+		get := func() *tls.Certificate {
+			t.Helper()
+			c, err := self.Certificate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id, _, err := x509svid.Verify([]*x509.Certificate{c.Leaf}, d); err != nil || id != self.ID() {
+				t.Fatalf("the certificate proves %s, %v", id, err)
+			}
+			return c
+		}
+		first := get()
+		time.Sleep(29 * time.Minute)
+		if get() != first {
+			t.Error("replaced before half its life")
+		}
+		time.Sleep(2 * time.Minute)
+		second := get()
+		if second == first {
+			t.Error("the same after half its life")
+		}
+		if err := d.RotateKeys(); err != nil {
+			t.Fatal(err)
+		}
+		if get() == second {
+			t.Error("the same after the keys were rotated")
+		}
+	})
+	if _, err := newDomain(t, &identitytest.Options{X509TTL: -time.Second}).Source("/agent").Certificate(); err == nil {
+		t.Error("an expired certificate")
+	}
 }
 
 func TestSourceErrors(t *testing.T) {

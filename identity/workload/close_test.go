@@ -30,8 +30,9 @@ func TestClose(t *testing.T) {
 	wg.Wait()
 	_, assertionErr := self.Assertion(t.Context(), audience)
 	_, x509Err := self.X509SVID()
+	_, certErr := self.Certificate()
 	_, bundleErr := self.GetJWTBundleForTrustDomain(domain.ID("/a").TrustDomain())
-	for name, err := range map[string]error{"Assertion": assertionErr, "X509SVID": x509Err, "GetJWTBundleForTrustDomain": bundleErr} {
+	for name, err := range map[string]error{"Assertion": assertionErr, "X509SVID": x509Err, "Certificate": certErr, "GetJWTBundleForTrustDomain": bundleErr} {
 		if err == nil || !strings.Contains(err.Error(), "the source is closed") {
 			t.Errorf("%s: %v, want that the source is closed", name, err)
 		}

@@ -26,6 +26,7 @@ package workload
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,7 +84,7 @@ func (o *Options) logger() *slog.Logger {
 	return o.Logger
 }
 
-// Source is the workload's identity: an [identity.Named] over the SPIFFE
+// Source is the workload's identity: an [identity.Certified] over the SPIFFE
 // Workload API. Open makes one, Close ends it. It is safe for concurrent use.
 type Source struct {
 	id         spiffeid.ID
@@ -99,8 +100,8 @@ type Source struct {
 }
 
 var (
-	_ identity.Named   = (*Source)(nil)
-	_ jwtbundle.Source = (*Source)(nil)
+	_ identity.Certified = (*Source)(nil)
+	_ jwtbundle.Source   = (*Source)(nil)
 )
 
 // Open connects to the agent, learns which identity this workload has, pins
@@ -204,6 +205,20 @@ func (s *Source) X509SVID() (*x509svid.SVID, error) {
 		return nil, errClosed
 	}
 	return s.svids.get()
+}
+
+// Certificate returns what [Source.X509SVID] does, as crypto/tls takes it: for
+// exchange.Config.MutualTLS. Its Leaf is set.
+func (s *Source) Certificate() (*tls.Certificate, error) {
+	svid, err := s.X509SVID()
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
+	for _, x := range svid.Certificates {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return c, nil
 }
 
 // GetJWTBundleForTrustDomain returns the keys that verify JWT-SVIDs of td, so
