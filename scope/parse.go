@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -227,10 +226,15 @@ var errDetails = errors.New(`is not a JSON array of objects, each with a "type" 
 // canonical returns a JSON array of authorization details with sorted members
 // and without white space.
 func canonical(s string) (string, error) {
-	if err := checkMembers(s); err != nil {
-		return "", err
+	if !json.Valid([]byte(s)) { // first: it bounds the depth of what follows
+		return "", errors.New("is not one JSON value")
 	}
 	d := json.NewDecoder(strings.NewReader(s))
+	d.UseNumber()
+	if err := checkMembers(d); err != nil {
+		return "", err
+	}
+	d = json.NewDecoder(strings.NewReader(s))
 	d.UseNumber()
 	var list []map[string]any
 	if err := d.Decode(&list); err != nil || list == nil {
@@ -247,57 +251,42 @@ func canonical(s string) (string, error) {
 	if err := e.Encode(list); err != nil {
 		return "", errDetails
 	}
+	// encoding/json writes U+FFFD for bytes that are not UTF-8 and for half a
+	// surrogate pair: different texts would become one.
+	if strings.Contains(b.String(), "\ufffd") {
+		return "", errors.New("holds text that is not Unicode (RFC 7493 section 2.1)")
+	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
 }
 
 // checkMembers refuses what encoding/json lets pass: a member given twice, of
-// which one reader takes the first and another the last, and trailing bytes.
-func checkMembers(s string) error {
-	d := json.NewDecoder(strings.NewReader(s))
-	d.UseNumber()
-	if err := checkValue(d); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("has bytes after the JSON value")
-	}
-	return nil
-}
-
-func checkValue(d *json.Decoder) error {
-	t, err := d.Token()
-	if err != nil {
-		return errors.New("is not JSON")
-	}
-	switch t {
+// which one reader takes the first and another the last. What d reads is valid
+// JSON.
+func checkMembers(d *json.Decoder) error {
+	switch t, _ := d.Token(); t {
 	case json.Delim('{'):
 		seen := map[string]bool{}
 		for d.More() {
-			k, err := d.Token()
-			name, ok := k.(string)
-			if err != nil || !ok {
-				return errors.New("is not JSON")
-			}
+			k, _ := d.Token()
+			name, _ := k.(string)
 			if seen[name] {
 				return fmt.Errorf("has the member %q twice", clip(name))
 			}
 			seen[name] = true
-			if err := checkValue(d); err != nil {
+			if err := checkMembers(d); err != nil {
 				return err
 			}
 		}
 	case json.Delim('['):
 		for d.More() {
-			if err := checkValue(d); err != nil {
+			if err := checkMembers(d); err != nil {
 				return err
 			}
 		}
 	default:
 		return nil
 	}
-	if _, err := d.Token(); err != nil { // the closing delimiter
-		return errors.New("is not JSON")
-	}
+	_, _ = d.Token() // the closing delimiter
 	return nil
 }
 

@@ -89,13 +89,15 @@ func TestBadSpecs(t *testing.T) {
 		"non-ASCII permission":                    {permission("é"), "Spec.Permissions"},
 		"audience with space":                     {func(s *scope.Spec) { s.Audience = "a b" }, "Spec.Audience"},
 		"negative TTL":                            {func(s *scope.Spec) { s.MaxTTL = -time.Second }, "Spec.MaxTTL"},
-		"details that are no JSON":                {details("x"), "Spec.Details"},
+		"details that are no JSON":                {details("x"), "not one JSON value"},
 		"details that are an object":              {details(`{"type":"a"}`), "RFC 9396"},
 		"details without a type":                  {details(`[{"a":1}]`), "RFC 9396"},
 		"empty details":                           {details(`[]`), "RFC 9396"},
 		"details with a member twice":             {details(`[{"type":"a","x":1,"x":2}]`), "twice"},
 		"details with a member twice deep":        {details(`[{"type":"a","x":{"y":1,"y":2}}]`), "twice"},
-		"details with a tail":                     {details(`[{"type":"a"}] x`), "Spec.Details"},
+		"details with a tail":                     {details(`[{"type":"a"}] x`), "not one JSON value"},
+		"details that nest without end":           {details(`[{"type":"a","x":` + strings.Repeat("[", 1<<20)), "not one JSON value"},
+		"details that are not Unicode":            {details("[{\"type\":\"a\xff\"}]"), "not Unicode"},
 	} {
 		s, err := scope.NewTool(spec(c.change))
 		if err == nil {
