@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -107,5 +108,39 @@ func TestGreedyTask(t *testing.T) {
 	}
 	if err := task.End(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// In a cache that is much too small every caller still gets what was minted for
+// it: one that waits does not mint again because others took its place.
+func TestTinyCache(t *testing.T) {
+	const scopes = 300
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 1 })
+	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: 2 * scopes})
+	var wg sync.WaitGroup
+	for i := range scopes {
+		s := tool(t, fmt.Sprint("s", i))
+		wg.Go(func() {
+			if i%2 == 0 {
+				if _, err := b.Credential(ctx, s); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			resp, err := b.Client(s).Do(request(t, ctx, "GET", fmt.Sprintf("https://s%d.test/v1", i)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+		})
+	}
+	wg.Wait()
+	if n := m.issues(); n != scopes {
+		t.Errorf("%d exchanges for %d scopes, each asked for once", n, scopes)
+	}
+	if err := task.End(ctx); err != nil || len(m.alive()) != 0 {
+		t.Errorf("%v, %d alive", err, len(m.alive()))
 	}
 }

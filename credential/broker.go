@@ -92,17 +92,39 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
 	}
 	k := key{task: t, scope: s.Any()}
+	for range attempts {
+		l, err := b.take(ctx, t, s, k, now)
+		if err != nil {
+			return nil, s, err
+		}
+		if !l.isDead() {
+			return l, s, nil
+		}
+		// Taken back as it came, by somebody who was told of it or at the same time.
+		l.release()
+		if err := b.gone(ctx, t, s); err != nil {
+			return nil, s, err
+		}
+		now = readClock()
+	}
+	return nil, s, takenBack(s.Name())
+}
+
+// attempts bounds what one call asks of the issuer, where somebody takes back
+// what it gets.
+const attempts = 2
+
+// take returns an acquired lease, which may be dead.
+func (b *Broker[S]) take(ctx context.Context, t *Task, s S, k key, now instant) (*lease, error) {
 	if k.scope.SingleUse() {
-		l, err := b.mintAlone(ctx, t, s, k)
-		return l, s, err
+		return b.mintAlone(ctx, t, s, k)
 	}
 	// 3. The cache, by the exact key.
 	if l := b.cached(ctx, t, s, k, now); l != nil {
-		return l, s, nil
+		return l, nil
 	}
 	// 4. One flight per key, which goes on with mint.
-	l, err := b.join(ctx, t, s, k)
-	return l, s, err
+	return b.join(ctx, t, s, k)
 }
 
 // mint is the path from the issuer on; it runs on a flight. Every token that
@@ -225,22 +247,19 @@ func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant
 // handOut obtains a credential for somebody outside the library, who does not
 // say when the last call with it is over.
 func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.Call) (*lease, S, error) {
-	for {
-		l, granted, err := b.obtain(ctx, bound, s, call, true)
-		if err != nil {
-			return nil, s, err
-		}
-		handed, once := l.handOut(), l.once
-		l.release()
-		switch {
-		case handed:
-			return l, granted, nil
-		case once:
-			err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is good for one call only"}
-			return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
-		}
-		// It was superseded or taken back in this very moment.
+	l, granted, err := b.obtain(ctx, bound, s, call, true)
+	if err != nil {
+		return nil, s, err
 	}
+	defer l.release()
+	switch {
+	case l.once:
+		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is good for one call only"}
+		return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
+	case !l.handOut():
+		return nil, s, takenBack(s.Name())
+	}
+	return l, granted, nil
 }
 
 // Ledger returns the ledger that holds the broker's credentials.

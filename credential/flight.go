@@ -23,27 +23,18 @@ type flight struct {
 // join waits for the flight of a key, and starts it where there is none. It
 // returns an acquired lease.
 func (b *Broker[S]) join(ctx context.Context, t *Task, s S, k key) (*lease, error) {
-	for {
-		f, started := b.board(ctx, t, s, k, EventIssued)
-		if f == nil { // landed between the look into the cache and here
-			if l := b.cached(ctx, t, s, k, readClock()); l != nil {
-				return l, nil
-			}
-		} else if err := b.wait(ctx, t, s, k, f); err != nil {
-			return nil, err
-		} else if f.lease.acquire() {
-			if !started {
-				b.reused(ctx, f.lease)
-			}
-			return f.lease, nil
-		} else if f.lease.once {
-			// Somebody else had the one call that the token was good for.
-			return b.mintAlone(ctx, t, s, k)
-		}
-		if err := b.gone(ctx, t, s); err != nil {
-			return nil, err
-		}
+	f, started := b.board(ctx, t, s, k, EventIssued)
+	if err := b.wait(ctx, t, s, k, f); err != nil {
+		return nil, err
 	}
+	if f.lease.once && !f.lease.acquire() {
+		// Somebody else had the one call that the token was good for.
+		return b.mintAlone(ctx, t, s, k)
+	}
+	if !started {
+		b.reused(ctx, f.lease)
+	}
+	return f.lease, nil
 }
 
 // mintAlone mints for one caller, whom nobody joins.
@@ -55,7 +46,7 @@ func (b *Broker[S]) mintAlone(ctx context.Context, t *Task, s S, k key) (*lease,
 	if f.lease.acquire() {
 		return f.lease, nil
 	}
-	return nil, or(b.gone(ctx, t, s), error(&Error{Reason: ErrTaskEnded, Scope: s.Name(), Detail: "the credential was taken back at once"}))
+	return nil, or(b.gone(ctx, t, s), error(takenBack(s.Name())))
 }
 
 // wait waits for a flight, each caller on its own context.
@@ -107,8 +98,8 @@ func (b *Broker[S]) gone(ctx context.Context, t *Task, s S) error {
 	return nil
 }
 
-// board returns the flight of a key with one more waiter, nil when it has just
-// landed. started says that the caller is the first.
+// board returns the flight of a key with one more waiter. started says that the
+// caller is the first.
 func (b *Broker[S]) board(ctx context.Context, t *Task, s S, k key, kind EventKind) (f *flight, started bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,8 +108,11 @@ func (b *Broker[S]) board(ctx context.Context, t *Task, s S, k key, kind EventKi
 		return f, false
 	}
 	if kind == EventIssued {
-		if l, ok := b.cache.peek(k); ok && l.usable(readClock()) && !l.retired() {
-			return nil, false
+		// One that landed between the look into the cache and here.
+		if l, ok := b.cache.peek(k); ok && l.usable(readClock()) && l.acquire() {
+			f = &flight{done: make(chan struct{}), lease: l}
+			close(f.done)
+			return f, false
 		}
 	}
 	f = &flight{kind: kind}
@@ -150,7 +144,11 @@ func (b *Broker[S]) leave(f *flight, k key) {
 	}
 	landed := f.landed
 	b.mu.Unlock()
-	if deserted && landed && f.err == nil && f.lease.once {
+	switch {
+	case !landed || f.err != nil:
+	case !f.lease.once:
+		f.lease.release() // what land acquired for the one who leaves
+	case deserted:
 		f.lease.retire() // it came as the last one left, and is in no cache
 	}
 }
@@ -176,8 +174,13 @@ func (b *Broker[S]) land(f *flight, k key) {
 	case f.err != nil:
 	case f.waiters == 0:
 		idle = append(idle, l)
-	case !l.once && !l.dead.Load():
-		idle = b.cache.put(k, l)
+	case !l.once:
+		// Acquired for all who wait: in a small cache it may lose its place again
+		// before they look, and each of them would mint another.
+		l.uses.Add(uint64(f.waiters))
+		if !l.dead.Load() {
+			idle = b.cache.put(k, l)
+		}
 	}
 	b.mu.Unlock()
 	close(f.done)
@@ -213,6 +216,12 @@ func (b *Broker[S]) uncache(l *lease) {
 	b.mu.Lock()
 	b.cache.remove(l)
 	b.mu.Unlock()
+}
+
+// takenBack is the error of a caller whose credential somebody revoked before
+// it could be used.
+func takenBack(scope string) *Error {
+	return &Error{Reason: ErrRefused, Scope: scope, Code: "taken_back", Detail: "it was taken back while it was being issued"}
 }
 
 // canceled is the error of a caller whose context has ended.

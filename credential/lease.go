@@ -109,9 +109,6 @@ const (
 	looseBit   = 1 << 62 // handed out: nobody knows who still uses it
 )
 
-// retired reports whether the token has no new uses.
-func (l *lease) retired() bool { return l.uses.Load()&retiredBit != 0 }
-
 // usable reports whether a new call may carry the token at now.
 func (l *lease) usable(now instant) bool {
 	return !l.isDead() && !now.reached(l.until)
@@ -169,21 +166,14 @@ func (l *lease) release() {
 }
 
 // handOut notes that somebody outside the library holds the token: it stays
-// alive until its task ends, however often it is superseded. It fails when the
-// token is good for one call only, or has been retired meanwhile.
+// alive until its task ends, however often it is superseded. The caller has
+// acquired it, so that it may be retired and is not revoked. It fails when it
+// has been taken back meanwhile.
 func (l *lease) handOut() bool {
-	if l.once {
-		return false
+	if l.uses.Load()&looseBit == 0 {
+		l.uses.Or(looseBit)
 	}
-	for {
-		n := l.uses.Load()
-		if n&retiredBit != 0 || l.isDead() {
-			return false
-		}
-		if n&looseBit != 0 || l.uses.CompareAndSwap(n, n|looseBit) {
-			return true
-		}
-	}
+	return !l.isDead()
 }
 
 // retire gives the token no new uses, because it was superseded, evicted or

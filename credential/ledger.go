@@ -179,7 +179,7 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	case ended:
 		refused = &Error{Reason: ErrTaskEnded, Scope: x.key.scope.Name()}
 	case x.facts.State != LeasePending:
-		refused = &Error{Reason: ErrRefused, Scope: x.key.scope.Name(), Code: "taken_back", Detail: "it was taken back while it was being issued"}
+		refused = takenBack(x.key.scope.Name())
 	}
 	x.dead.Store(refused != nil)
 	x.facts.State = LeaseLive
