@@ -71,7 +71,7 @@ func TestAnswerAfterTheTokenDied(t *testing.T) {
 // call with it then.
 func TestLastMargin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Hour}
+		m := &mint{ttl: time.Hour, before: func(context.Context) error { time.Sleep(time.Millisecond); return nil }}
 		b := newBroker(t, m)
 		s := tool(t, "pay")
 		for at, used := range map[time.Duration]bool{

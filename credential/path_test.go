@@ -379,7 +379,9 @@ func TestIssuerPanics(t *testing.T) {
 }
 
 // Events: one for each decision.
-func TestEvents(t *testing.T) {
+func TestEvents(t *testing.T) { synctest.Test(t, testEvents) }
+
+func testEvents(t *testing.T) {
 	var mu sync.Mutex
 	var kinds []credential.EventKind
 	m := &mint{ttl: time.Hour}
@@ -409,6 +411,7 @@ func TestEvents(t *testing.T) {
 	if err := task.End(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	synctest.Wait() // End does not wait for the sink
 	_, _ = b.Credential(ctx, s)
 	want := []credential.EventKind{credential.EventIssued, credential.EventReused, credential.EventDenied, credential.EventRevoked, credential.EventDenied}
 	mu.Lock()
