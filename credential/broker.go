@@ -20,7 +20,9 @@ import (
 // An issuer that could not be reached three times in a row is left alone for
 // 100 ms, doubled up to 10 s with each further failure, or for as long as its
 // Retry-After says, up to 5 minutes. Meanwhile callers are told at once; then
-// one of them finds out. Nothing is retried by itself.
+// one of them finds out. Requests that fail together count as one failure, and
+// one that was given up counts if the issuer had a tenth of IssueTimeout for it.
+// Nothing is retried by itself.
 type Broker[S scope.Scope] struct {
 	issuer    Issuer[S]
 	policy    policy.Decider

@@ -67,11 +67,11 @@ func subjectFor(t *Task, a scope.Any) identity.Subject {
 // issue calls the issuer. A panic of it becomes an error; with runtime.Goexit
 // nobody goes on, so the lease is closed here.
 func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ TokenResponse, refused *Error) {
-	returned := false
+	returned, began := false, readClock()
 	defer func() {
 		if recover() != nil {
 			refused = &Error{Reason: ErrIssuer, Code: "panic", Scope: r.Scope.Name()}
-			b.outage.note(refused, readClock())
+			b.outage.note(refused, false, began, readClock())
 		} else if !returned {
 			b.ledger.close(l)
 		}
@@ -84,8 +84,23 @@ func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ T
 	if err != nil {
 		refused = issuerError(err, r.Scope.Name())
 	}
-	b.outage.note(refused, readClock())
+	b.note(ctx, refused, began)
 	return resp, refused
+}
+
+// note tells the outage how a request to the issuer ended. Where a caller, the
+// task or the broker ended it, that says something of the issuer only if it had
+// a tenth of its time: then it was silent, whoever lost patience first.
+func (b *Broker[S]) note(ctx context.Context, refused *Error, began instant) {
+	now, gaveUp := readClock(), false
+	switch ended := ctx.Err() != nil; {
+	case refused == nil || refused.Code != "" && refused.ctx == nil && !temporary(refused): // an answer
+	case ended && now.reached(began.add(b.timeout/10)):
+		refused = &Error{Reason: ErrIssuer, Code: "timeout", Host: refused.Host, RetryAfter: refused.RetryAfter}
+	case ended, refused.ctx == context.Canceled:
+		gaveUp = true
+	}
+	b.outage.note(refused, gaveUp, began, now)
 }
 
 // believe decides what an answer is worth, and writes into the lease what is

@@ -1,7 +1,6 @@
 package credential
 
 import (
-	"context"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ const (
 type outage struct {
 	mu       sync.Mutex // guards the fields below
 	failures int        // in a row
+	since    instant    // when the last of them was counted
 	until    instant    // nobody asks before; zero means anybody may
 	last     *Error
 }
@@ -44,13 +44,17 @@ func (o *outage) refuses(now instant, probe time.Duration) *Error {
 	return &e
 }
 
-// note takes down how a request to the issuer ended.
-func (o *outage) note(err *Error, now instant) {
+// note takes down how a request that began at began ended now. gaveUp says that
+// we gave it up ourselves, before the issuer had time to answer.
+func (o *outage) note(err *Error, gaveUp bool, began, now instant) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err != nil && err.ctx == context.Canceled {
-		if o.until != (instant{}) {
-			o.until = now // we gave up ourselves; the next one finds out
+	// One that was under way when the pause was set is no news: a blip that a
+	// hundred requests meet is one blip.
+	late := o.until != (instant{}) && began.mono < o.since.mono
+	if gaveUp {
+		if o.until != (instant{}) && !late {
+			o.until = now // the next one finds out
 		}
 		return
 	}
@@ -58,9 +62,16 @@ func (o *outage) note(err *Error, now instant) {
 		o.failures, o.until, o.last = 0, instant{}, nil // it answers
 		return
 	}
-	o.failures++
-	o.last = &Error{Reason: err.Reason, Code: err.Code, Host: err.Host} // no Detail: others read it
 	pause := min(err.RetryAfter, maxAdvised)
+	if late {
+		if pause > now.until(o.until) {
+			o.until = now.add(pause)
+		}
+		return
+	}
+	o.failures++
+	o.since = now
+	o.last = &Error{Reason: err.Reason, Code: err.Code, Host: err.Host} // no Detail: others read it
 	if n := o.failures - outageFrom; n >= 0 {
 		own := min(outageMin<<min(n, 10), outageMax)
 		pause = max(pause, own+rand.N(own/4))

@@ -128,3 +128,183 @@ func TestRetryAfter(t *testing.T) {
 		}
 	})
 }
+
+// One blip that many requests meet at the same time is one failure and no
+// outage of ten seconds.
+func TestBlip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := true
+		m := &mint{ttl: time.Hour, before: func(context.Context) error {
+			failing := down
+			time.Sleep(10 * time.Millisecond)
+			if failing {
+				return &credential.Error{Reason: credential.ErrIssuer, Code: "connection"}
+			}
+			return nil
+		}}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		for range 100 {
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			go func() { _, _ = b.Credential(ctx, s) }()
+		}
+		synctest.Wait()
+		down = false
+		time.Sleep(10*time.Millisecond + 125*time.Millisecond) // the longest that three failures cost
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, s); err != nil || m.issues() != 101 {
+			t.Errorf("after the blip: %v, %d requests", err, m.issues())
+		}
+	})
+}
+
+// An issuer that says nothing is left alone also when nobody waits to the end:
+// callers with deadlines of their own learn of the outage as others do.
+func TestOutageWithImpatientCallers(t *testing.T) {
+	for name, impatient := range map[string]func(*testing.T) (context.Context, func()){
+		"callers": func(t *testing.T) (context.Context, func()) {
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+			return ctx, cancel
+		},
+		"tasks": func(t *testing.T) (context.Context, func()) {
+			ctx, _ := startTask(t, credential.TaskOptions{Timeout: 2 * time.Second})
+			return ctx, func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &mint{before: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+				b := newBroker(t, m)
+				s := tool(t, "pay")
+				slow, calls := 0, 0
+				for start := time.Now(); time.Since(start) < 5*time.Minute; time.Sleep(100 * time.Millisecond) {
+					ctx, done := impatient(t)
+					began := time.Now()
+					if _, err := b.Credential(ctx, s); err == nil {
+						t.Fatal("a credential came from nowhere")
+					}
+					done()
+					if calls++; time.Since(began) > 0 {
+						slow++
+					}
+				}
+				if n := m.issues(); n > 40 || n < 20 || slow > n || calls < 2000 {
+					t.Errorf("%d calls, %d requests, %d callers had to wait", calls, n, slow)
+				}
+			})
+		})
+	}
+}
+
+// Who gives up before the issuer had its time says nothing about it: that
+// somebody is in a hurry is nobody else's outage.
+func TestHurryIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
+			select {
+			case <-time.After(200 * time.Millisecond):
+				return nil
+			case <-ctx.Done():
+				return &credential.Error{Reason: credential.ErrIssuer, Code: "connection"} // what it made of it
+			}
+		}}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		for i := range 20 {
+			ctx, task := startTask(t, credential.TaskOptions{Timeout: 50 * time.Millisecond})
+			if i%2 == 0 {
+				time.AfterFunc(20*time.Millisecond, func() { _ = task.End(ctx) })
+			}
+			if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrTaskEnded) {
+				t.Errorf("in a hurry: %v", err)
+			}
+		}
+		synctest.Wait()
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, s); err != nil || m.issues() != 21 {
+			t.Errorf("with patience: %v, %d requests", err, m.issues())
+		}
+	})
+}
+
+// A request that was under way when the pause was set does not open the door
+// when it is given up, and its Retry-After is obeyed when it is longer.
+func TestStragglers(t *testing.T) {
+	for name, c := range map[string]struct {
+		deadline time.Duration // of the straggler's caller
+		after    time.Duration // the pause that is left when it is over
+	}{
+		"given up":    {50 * time.Millisecond, 50 * time.Millisecond},
+		"Retry-After": {time.Hour, 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &mint{}
+				m.before = func(ctx context.Context) error {
+					if m.issues() > 1 {
+						return &credential.Error{Reason: credential.ErrIssuer, Code: "connection"}
+					}
+					select {
+					case <-time.After(60 * time.Millisecond):
+						return &credential.Error{Reason: credential.ErrIssuer, Code: "http_429", RetryAfter: 30 * time.Second}
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				b := newBroker(t, m)
+				first, _ := startTask(t, credential.TaskOptions{})
+				go func() {
+					ctx, cancel := context.WithTimeout(first, c.deadline)
+					defer cancel()
+					_, _ = b.Credential(ctx, tool(t, "pay"))
+				}()
+				time.Sleep(time.Millisecond)
+				ctx, _ := startTask(t, credential.TaskOptions{})
+				for range 3 {
+					_, _ = b.Credential(ctx, tool(t, "pay"))
+				}
+				time.Sleep(60 * time.Millisecond)
+				_, err := b.Credential(ctx, tool(t, "pay"))
+				e, ok := errors.AsType[*credential.Error](err)
+				if !ok || (e.RetryAfter-c.after).Abs() > 25*time.Millisecond || m.issues() != 4 {
+					t.Errorf("%v, to be left alone for %v, want %v; %d requests", err, e.RetryAfter, c.after, m.issues())
+				}
+			})
+		})
+	}
+}
+
+// When the one that finds out gives up, the next one does.
+func TestProbeGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := true
+		m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
+			if down {
+				return &credential.Error{Reason: credential.ErrIssuer, Code: "dial"}
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}}
+		b := newBroker(t, m)
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		for range 3 {
+			_, _ = b.Credential(ctx, tool(t, "pay"))
+		}
+		down = false
+		time.Sleep(200 * time.Millisecond)
+		hasty, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+		if _, err := b.Credential(hasty, tool(t, "pay")); !errors.Is(err, credential.ErrCanceled) {
+			t.Errorf("the one that finds out: %v", err)
+		}
+		synctest.Wait()
+		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil || m.issues() != 5 {
+			t.Errorf("the next one: %v, %d requests", err, m.issues())
+		}
+	})
+}
