@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // isCredentialHeader reports whether a header, in canonical form, carries a
@@ -78,4 +79,18 @@ func withCredential(h http.Header, value string) http.Header {
 	}
 	out["Authorization"] = []string{value}
 	return out
+}
+
+// sendOnce keeps net/http from sending a request a second time after the tool
+// may have read it, as it does on its own where the header has one of these
+// keys, be it without a value. Spelled like this it does not know them; for
+// servers case makes no difference (RFC 9110 section 5.1).
+func sendOnce(h http.Header) {
+	for _, key := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, ok := h[key]; ok {
+			lower := strings.ToLower(key)
+			h[lower] = append(h[lower], v...)
+			delete(h, key)
+		}
+	}
 }

@@ -77,6 +77,11 @@ func (t *Transport[S]) Client() *http.Client { return &http.Client{Transport: t}
 // permissions (RFC 6750 section 3.1) is an error that matches
 // [ErrInsufficientScope]. Other errors are those of [Broker.Credential] and of
 // the base transport.
+//
+// A request with any other method, such as POST, reaches the endpoint at most
+// once, whatever becomes of the connection and also with an Idempotency-Key: to
+// send it again is for the caller. What an HTTP/2 server says that it did not
+// process does not count (RFC 9113 section 8.7), nor does ReplayUnsafe.
 func (t *Transport[S]) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.once(req, req.Body)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !t.replayable(req) {
@@ -160,6 +165,16 @@ type emptyBody struct{ io.ReadCloser }
 
 func method(req *http.Request) string { return or(req.Method, http.MethodGet) }
 
+// safe reports whether a request's method is one that only reads (RFC 9110
+// section 9.2.1).
+func safe(req *http.Request) bool {
+	switch method(req) {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
 // send attaches the credential to a copy of the request, which ends with the
 // task as well as with its own context, until the response's body is closed.
 func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*http.Response, error) {
@@ -179,6 +194,9 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*h
 	}
 	out.Trailer = withoutCredentials(req.Trailer)
 	out.Header = withCredential(req.Header, secret.Reveal(l.header))
+	if !safe(req) {
+		sendOnce(out.Header)
+	}
 	resp, err := t.broker.base.RoundTrip(out)
 	if err == nil && resp == nil {
 		err = errors.New("credential: the base transport returned neither a response nor an error")
@@ -194,9 +212,8 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*h
 
 // replayable reports whether a request may be sent a second time.
 func (t *Transport[S]) replayable(req *http.Request) bool {
-	switch method(req) {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-	default:
+	if !safe(req) {
+		// Only where the caller knows that the endpoint did nothing.
 		if !t.unsafe {
 			return false
 		}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -139,7 +141,7 @@ func (w *memoryWriter) serve(ctx context.Context, h http.Handler, req *http.Requ
 // serverSide returns what a server would make of req after reading it.
 func serverSide(req *http.Request) *http.Request {
 	r := &http.Request{
-		Method: req.Method, Header: req.Header.Clone(), Body: req.Body, Host: req.Host,
+		Method: req.Method, Header: canonical(req.Header), Body: req.Body, Host: req.Host,
 		URL:   &url.URL{Path: req.URL.Path, RawPath: req.URL.RawPath, RawQuery: req.URL.RawQuery},
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		ContentLength: req.ContentLength,
@@ -151,9 +153,6 @@ func serverSide(req *http.Request) *http.Request {
 	if r.Host == "" {
 		r.Host = req.URL.Host
 	}
-	if r.Header == nil {
-		r.Header = http.Header{}
-	}
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
@@ -161,6 +160,17 @@ func serverSide(req *http.Request) *http.Request {
 		r.TLS = &tls.ConnectionState{Version: tls.VersionTLS13, HandshakeComplete: true, ServerName: req.URL.Hostname()}
 	}
 	return r
+}
+
+// canonical returns a copy of h as a server reads it, which looks at no case.
+func canonical(h http.Header) http.Header {
+	out := make(http.Header, len(h))
+	for _, k := range slices.Sorted(maps.Keys(h)) {
+		for _, v := range h[k] {
+			out.Add(k, v)
+		}
+	}
+	return out
 }
 
 // Header implements [http.ResponseWriter].
