@@ -28,25 +28,11 @@ func isCredentialHeader(canonical string) bool {
 // path or host than the one that was checked.
 func isOverride(canonical string) bool {
 	switch canonical {
-	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url", "X-Forwarded-Host", "Forwarded":
+	case "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url",
+		"X-Forwarded-Host", "X-Forwarded-Server", "X-Host", "X-Http-Host-Override", "Forwarded":
 		return true
 	}
 	return false
-}
-
-// withoutCredentials returns a copy of a request's trailers, which some servers
-// merge into its headers.
-func withoutCredentials(h http.Header) http.Header {
-	if h == nil {
-		return nil
-	}
-	out := make(http.Header, len(h))
-	for k, v := range h {
-		if !isCredentialHeader(http.CanonicalHeaderKey(k)) {
-			out[k] = v
-		}
-	}
-	return out
 }
 
 // isFraming reports whether a header says where a message goes or ends.
@@ -61,17 +47,29 @@ func isFraming(canonical string) bool {
 	return false
 }
 
+// canonical returns the name that a server may see: an underscore is a hyphen
+// to those that hand headers on as variables (RFC 3875 section 4.1.18).
+func canonical(key string) string {
+	return http.CanonicalHeaderKey(strings.ReplaceAll(key, "_", "-"))
+}
+
+// travels reports whether a header of the caller's is sent. Keys that somebody
+// wrote in non-canonical form are looked through: net/http would send them
+// beside ours.
+func travels(k string) bool {
+	c := canonical(k)
+	return !isCredentialHeader(c) && !isOverride(c) && (c == k || !isFraming(c))
+}
+
 // withCredential returns a copy of h in which our credential is the only one.
-// Keys that somebody wrote in non-canonical form are looked through: net/http
-// would send them beside ours.
 func withCredential(h http.Header, value string) http.Header {
 	out := maps.Clone(h)
 	if out == nil {
 		out = make(http.Header, 1)
 	}
 	for k, v := range h {
-		switch c := http.CanonicalHeaderKey(k); {
-		case isCredentialHeader(c) || isOverride(c) || c != k && isFraming(c):
+		switch {
+		case !travels(k):
 			delete(out, k)
 		case len(v) < cap(v):
 			out[k] = slices.Clip(v) // whoever appends does not write into the caller's
@@ -93,4 +91,18 @@ func sendOnce(h http.Header) {
 			delete(h, key)
 		}
 	}
+}
+
+// cleanTrailer returns a request's trailers, which some servers merge into its
+// headers, without what must not travel. It is h itself where all of it may: the
+// values of trailers are set while the body is read.
+func cleanTrailer(h http.Header) http.Header {
+	for k := range h {
+		if !travels(k) {
+			out := maps.Clone(h)
+			maps.DeleteFunc(out, func(k string, _ []string) bool { return !travels(k) })
+			return out
+		}
+	}
+	return h
 }

@@ -3,7 +3,6 @@ package credential
 import (
 	"context"
 	"net/http/httptrace"
-	"strings"
 )
 
 // shielded is a context in whose requests the caller's httptrace sees
@@ -47,7 +46,7 @@ func shield(ctx context.Context) context.Context {
 	ours := *theirs
 	if see := theirs.WroteHeaderField; see != nil {
 		ours.WroteHeaderField = func(key string, value []string) {
-			if !isCredentialHeader(key) && !strings.EqualFold(key, "Authorization") {
+			if !isCredentialHeader(canonical(key)) { // HTTP/2 writes them in lower case
 				see(key, value)
 			}
 		}

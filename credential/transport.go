@@ -69,7 +69,8 @@ func (t *Transport[S]) Client() *http.Client { return &http.Client{Transport: t}
 // headers and trailers it leaves out other credentials, in whatever spelling,
 // those that make some servers see another method, path or host than was
 // checked (such as X-HTTP-Method-Override and X-Forwarded-Host), and other
-// spellings of those that net/http writes itself.
+// spellings of those that net/http writes itself. To write an underscore for a
+// hyphen is a spelling.
 //
 // A 401 drops the credential that was sent. The request is then repeated once
 // with a fresh one if its method is safe (RFC 9110 section 9.2.1) and its body
@@ -192,7 +193,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*h
 			out.Body = emptyBody{http.NoBody}
 		}
 	}
-	out.Trailer = withoutCredentials(req.Trailer)
+	out.Trailer = cleanTrailer(req.Trailer)
 	out.Header = withCredential(req.Header, secret.Reveal(l.header))
 	if !safe(req) {
 		sendOnce(out.Header)

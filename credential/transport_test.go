@@ -180,6 +180,7 @@ func TestHeaders(t *testing.T) {
 	trace := httptrace.ContextClientTrace(sent.Context())
 	trace.WroteHeaderField("Authorization", sent.Header["Authorization"])
 	trace.WroteHeaderField("authorization", sent.Header["Authorization"]) // as HTTP/2 writes it
+	trace.WroteHeaderField("dpop", []string{"a base's"})
 	trace.WroteHeaderField("X-Other", []string{"kept"})
 	if !slices.Equal(seen, []string{"X-Otherkept"}) {
 		t.Errorf("the caller's trace saw %d headers", len(seen))
