@@ -35,8 +35,10 @@ type TransportOptions struct {
 // context.
 //
 // Refusals come before policy and issuer see anything, on every hop of a
-// redirect, and match [ErrOutOfScope]. The request's body is closed in every
-// case. The response belongs to the caller's request and shows no secret.
+// redirect, and match [ErrOutOfScope]. So does what a redirect from another
+// origin led to. The request's body is closed in every case. The response
+// belongs to the caller's request and shows no secret that the endpoint did not
+// write into it.
 //
 // It serves other protocols without importing them: it has the methods of
 // gRPC's credentials.PerRPCCredentials and the Token func that some clients take.
@@ -157,8 +159,24 @@ func (t *Transport[S]) covers(s S, req *http.Request) error {
 	case req.Host != "" && req.Host != req.URL.Host:
 		// net/http sends req.Host: behind one address it would reach another tenant.
 		return &Error{Reason: ErrOutOfScope, Scope: s.Name(), Detail: "Request.Host is not the host of the URL"}
+	case t.redirectedIn(s, req):
+		return &Error{Reason: ErrOutOfScope, Scope: s.Name(), Detail: "a redirect from another origin led here"}
 	}
 	return nil
+}
+
+// redirectedIn reports whether a redirect from outside the scope's origin led to
+// req, on this hop or an earlier one: then it is not the caller who wants what
+// the credential allows. A client that reaches others too, past t, may get there.
+func (t *Transport[S]) redirectedIn(s S, req *http.Request) bool {
+	for r := req.Response; r != nil && r.Request != nil; r = r.Request.Response {
+		at := *req.URL
+		at.Scheme, at.Host = r.Request.URL.Scheme, r.Request.URL.Host
+		if s.Covers(method(req), &at) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // emptyBody is an empty body that net/http does not know to be one.

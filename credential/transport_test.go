@@ -50,7 +50,11 @@ func TestOutOfScopeRequests(t *testing.T) {
 		"opaque":        func(r *http.Request) { r.URL.Opaque = "//evil.test/v1" },
 		"user":          func(r *http.Request) { r.URL.User = url.UserPassword("u", "p") },
 		"CONNECT":       func(r *http.Request) { r.Method = "CONNECT" },
+		"TRACE":         func(r *http.Request) { r.Method = "TRACE" },
+		"TRACK":         func(r *http.Request) { r.Method = "TRACK" },
 		"lower method":  func(r *http.Request) { r.Method = "get" },
+		"two methods":   func(r *http.Request) { r.Method = "GET POST" },
+		"Host and port": func(r *http.Request) { r.Host = "pay.test:8443" },
 		"trailing dot":  func(r *http.Request) { r.URL.Host = "pay.test."; r.Host = "pay.test." },
 		"cyrillic host": func(r *http.Request) { r.URL.Host = "pаy.test"; r.Host = "pаy.test" },
 	} {
@@ -82,68 +86,75 @@ func TestOutOfScopeRequests(t *testing.T) {
 	}
 }
 
+// Other spellings of a host are other hosts, unless they differ in case or by
+// the scheme's own port alone; other spellings of a path are other paths.
+func TestLookAlikes(t *testing.T) {
+	for endpoint, c := range map[string]struct{ out, in []string }{
+		"https://api.example.com/v1": {
+			out: []string{
+				"https://api.example.com@evil.test/v1", "https://api.example.com:443@evil.test/v1", "https://api.example.com.evil.test/v1",
+				"https://evil.test/api.example.com/v1", "https://evil.test#@api.example.com/v1", "https://evil.test?@api.example.com/v1",
+				"https://api.example.com;evil.test/v1", "https://api.example.com,evil.test/v1", "https://api-example.com/v1",
+				"https://\u0430pi.example.com/v1", "https://api.example.com\u3002evil.test/v1", "https://api.ex\u00adample.com/v1",
+				"https://\uff41pi.example.com/v1", "https://xn--pi-6kc.example.com/v1",
+				"https://[fe80::1%25api.example.com]/v1", "https://[::ffff:api.example.com]/v1", "https://[api.example.com]/v1",
+				"https://api.example.com./v1", "https://api.example.com..evil.test/v1", "https://.api.example.com/v1", "https://api.example.com:/v1",
+				"https://api.example.com:8443/v1", "https://api.example.com:0443/v1", "https://api.example.com:80/v1", "http://api.example.com/v1", "http://api.example.com:443/v1",
+				"//api.example.com/v1", "https:api.example.com/v1", "https:/api.example.com/v1", "https:///v1", "/v1", "",
+				"wss://api.example.com/v1", "httpss://api.example.com/v1", "file://api.example.com/v1", "https+unix://api.example.com/v1",
+				"https://api.example.com/v1/../admin", "https://api.example.com/v1/%2e%2e/admin", "https://api.example.com/v1/.%2E/admin",
+				"https://api.example.com/v1/..%2fadmin", "https://api.example.com/v1/%252e%252e/admin", "https://api.example.com/v1/..%5cadmin",
+				"https://api.example.com/v1/..;/admin", "https://api.example.com/v1;x", "https://api.example.com//v1", "https://api.example.com/v1//x",
+				"https://api.example.com/V1", "https://api.example.com/v1%2f..%2fadmin", "https://api.example.com/%761/x", "https://api.example.com/v1%00/x",
+				"https://api.example.com/v1%0d%0aHost:%20evil.test", "https://api.example.com/v1/%c0%ae%c0%ae/admin", "https://api.example.com/v1/\u2025/%ff",
+			},
+			in: []string{"HTTPS://API.EXAMPLE.COM/v1", "https://api.example.com:443/v1", "https://api.example.com/v1/a%20b"},
+		},
+		"https://127.0.0.1:8443/v1": {
+			out: []string{
+				"https://2130706433:8443/v1", "https://0x7f000001:8443/v1", "https://0x7f.1:8443/v1", "https://0177.0.0.1:8443/v1", "https://127.1:8443/v1",
+				"https://127.0.0.01:8443/v1", "https://[::ffff:127.0.0.1]:8443/v1", "https://[::1]:8443/v1", "https://localhost:8443/v1", "https://127.0.0.1.nip.test:8443/v1",
+				"https://0.0.0.0:8443/v1", "https://\u2460\u2461\u2466.0.0.1:8443/v1", "https://127.0.0.1/v1", "http://127.0.0.1:8443/v1",
+			},
+			in: []string{"https://127.0.0.1:8443/v1"},
+		},
+	} {
+		m, w := &mint{ttl: time.Hour}, &wire{}
+		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		tr := b.Transport(tool(t, "pay", func(s *scope.Spec) { s.Endpoint = endpoint }), nil)
+		for _, raw := range c.out {
+			u, err := url.Parse(raw)
+			if err != nil {
+				continue // no request can be made of it
+			}
+			if _, err := tr.RoundTrip((&http.Request{Method: "GET", URL: u, Host: u.Host}).WithContext(ctx)); !errors.Is(err, credential.ErrOutOfScope) {
+				t.Errorf("%s at %s: %v", raw, endpoint, err)
+			}
+			if _, err := tr.GetRequestMetadata(ctx, raw); !errors.Is(err, credential.ErrOutOfScope) {
+				t.Errorf("%s at %s, by gRPC: %v", raw, endpoint, err)
+			}
+		}
+		if m.issues() != 0 || len(w.requests()) != 0 {
+			t.Errorf("%s: issuer asked %d times, %d requests sent", endpoint, m.issues(), len(w.requests()))
+		}
+		for _, raw := range c.in {
+			resp, err := tr.RoundTrip(request(t, ctx, "GET", raw))
+			if err != nil {
+				t.Errorf("%s at %s: %v", raw, endpoint, err)
+				continue
+			}
+			resp.Body.Close()
+		}
+	}
+}
+
 type closing struct {
 	io.Reader
 	closed bool
 }
 
 func (c *closing) Close() error { c.closed = true; return nil }
-
-// On every hop of a redirect.
-func TestRedirects(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		for name, location := range map[string]string{
-			"other host":      "https://evil.test/v1",
-			"other port":      "https://pay.test:8443/v1",
-			"http":            "http://pay.test/v1",
-			"subdomain":       "https://x.pay.test/v1",
-			"other path":      "https://pay.test/v2",
-			"comes back":      "https://evil.test/back",
-			"scheme-relative": "//evil.test/v1",
-		} {
-			m := &mint{ttl: time.Hour}
-			w := &wire{answer: func(r *http.Request) *http.Response {
-				if r.URL.Path == "/v1/start" {
-					return respond(status, "", "Location", location)
-				}
-				return respond(200, "")
-			}}
-			b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-			ctx, _ := startTask(t, credential.TaskOptions{})
-			_, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1/start"))
-			if !errors.Is(err, credential.ErrOutOfScope) {
-				t.Errorf("%d to %s: %v", status, name, err)
-			}
-			if n := len(w.requests()); n != 1 {
-				t.Errorf("%d to %s: %d requests sent", status, name, n)
-			}
-		}
-		// Within the scope it is followed, and the policy is asked again.
-		asked := 0
-		w := &wire{answer: func(r *http.Request) *http.Response {
-			if r.URL.Path == "/v1/start" {
-				return respond(status, "", "Location", "/v1/end")
-			}
-			return respond(200, "")
-		}}
-		b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-			o.Base = w
-			o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-				asked++
-				return policy.Decision{Allow: true}, nil
-			})
-		})
-		ctx, _ := startTask(t, credential.TaskOptions{})
-		resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1/start"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if sent := w.requests(); len(sent) != 2 || sent[1].Header.Get("Authorization") == "" || asked != 2 {
-			t.Errorf("%d within the scope: %d requests, policy asked %d times", status, len(sent), asked)
-		}
-	}
-}
 
 // One credential goes out, and it is ours; the caller's request is unchanged
 // and its response shows no secret.
