@@ -28,8 +28,8 @@ type Broker[S scope.Scope] struct {
 	policy    policy.Decider
 	ledger    *Ledger
 	events    *recorder
-	base      http.RoundTripper
-	closeBase func() // nil where Base is the user's
+	carry     func(*http.Request) (*http.Response, error) // of the base; a func, so that no printer finds what its connections buffer
+	closeBase func()                                      // nil where Base is the user's
 	revoker   *revoker
 	timeout   time.Duration
 	workload  string

@@ -1,10 +1,12 @@
 package credential_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -79,9 +82,11 @@ func TestCallsLetGo(t *testing.T) {
 	for name, c := range map[string]struct {
 		base   http.RoundTripper
 		narrow bool
+		closes bool // a body that lets go when it is closed alone
 		want   error
 	}{
 		"the base fails":        {base: roundTripper(func(*http.Request) error { return io.ErrUnexpectedEOF }), want: io.ErrUnexpectedEOF},
+		"101":                   {base: answers(func(r *http.Response) { r.StatusCode, r.Body = 101, duplex{bytes.NewBufferString("x")} }), closes: true},
 		"no body":               {base: answers(func(r *http.Response) { r.Body = http.NoBody })},
 		"nil body":              {base: answers(func(r *http.Response) { r.Body = nil })},
 		"read and not closed":   {base: answers(func(*http.Response) {})},
@@ -115,6 +120,9 @@ func TestCallsLetGo(t *testing.T) {
 						if _, err := io.ReadAll(resp.Body); err != nil {
 							t.Error(err)
 						}
+						if c.closes {
+							resp.Body.Close()
+						}
 					}
 				}
 				if m.issues() != 1 || len(m.alive()) != 1 {
@@ -128,6 +136,39 @@ func TestCallsLetGo(t *testing.T) {
 					t.Errorf("%d alive: the call holds on to its token", len(alive))
 				}
 			})
+		})
+	}
+}
+
+// A base that panics, or ends its goroutine, takes nothing with it: the call
+// fails, the body is closed, and the token is let go.
+func TestBasePanics(t *testing.T) {
+	for name, fail := range map[string]func(*http.Request){
+		"panic":        func(r *http.Request) { panic(r) },
+		"panic of nil": func(*http.Request) { panic(nil) },
+		"Goexit":       func(*http.Request) { runtime.Goexit() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mint{ttl: time.Hour}
+			b := newBroker(t, m, func(o *credential.BrokerOptions) {
+				o.Base = roundTripper(func(r *http.Request) error { fail(r); return nil })
+			})
+			s := tool(t, "pay", func(s *scope.Spec) { s.SingleUse = true })
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			go func() {
+				closed := false
+				r := request(t, ctx, "POST", "https://pay.test/v1")
+				r.Body = closedBody{strings.NewReader("x"), &closed}
+				_, err := b.Client(s).Do(r)
+				if err == nil || !closed {
+					t.Errorf("%s: %v, body closed: %v", name, err, closed)
+				}
+				credentialtest.NoLeak(t, err, m.given...)
+			}()
+			synctest.Wait()
+			if n := len(m.alive()); m.issues() != 1 || n != 0 {
+				t.Errorf("%s: %d of %d tokens alive: the call holds on to its own", name, n, m.issues())
+			}
 		})
 	}
 }

@@ -85,7 +85,6 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		policy:  o.Policy,
 		ledger:  or(o.Ledger, new(Ledger)),
 		events:  &recorder{logger: o.Logger, sink: o.Events},
-		base:    o.Base,
 		revoker: newRevoker(issuer),
 		timeout: or(o.IssueTimeout, defaultIssueTimeout),
 		cache:   newCache(or(o.MaxCached, defaultMaxCached)),
@@ -93,9 +92,11 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	}
 	b.life, b.stop = context.WithCancel(context.Background())
 	b.rejects, _ = lru.New[key, rejection](maxRejections) // fails for sizes below one only
-	if b.base == nil {
+	if o.Base != nil {
+		b.carry = o.Base.RoundTrip
+	} else {
 		own := newBase()
-		b.base, b.closeBase = own, own.CloseIdleConnections
+		b.carry, b.closeBase = own.RoundTrip, own.CloseIdleConnections
 	}
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/taskcred/taskcred/identity/secret"
@@ -111,8 +113,8 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 	if err != nil {
 		if l.task.over(readClock()) {
 			err = &Error{Reason: ErrTaskEnded, Scope: t.scope.Name()}
-		} else if shares(err.Error(), l.token) { // net/http repeats a status line that it cannot read
-			err = errors.New("credential: the endpoint's answer cannot be read")
+		} else if repeats(err, l.token) { // net/http does so with a status line that it cannot read
+			err = errors.New("credential: the answer cannot be read; why is not shown, because it repeats the credential")
 		}
 		return nil, err
 	}
@@ -196,9 +198,14 @@ func safe(req *http.Request) bool {
 
 // send attaches the credential to a copy of the request, which ends with the
 // task as well as with its own context, until the response's body is closed.
-func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*http.Response, error) {
+func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (resp *http.Response, err error) {
 	ctx := req.Context()
 	u := &use{lease: l}
+	defer func() {
+		if resp == nil { // also where the base ends this goroutine
+			u.end()
+		}
+	}()
 	// A request under the task's own context ends with it anyway.
 	if ctx.Done() != l.task.ctx.Done() {
 		ctx, u.cancel = context.WithCancel(ctx)
@@ -216,17 +223,47 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (*h
 	if !safe(req) {
 		sendOnce(out.Header)
 	}
-	resp, err := t.broker.base.RoundTrip(out)
-	if err == nil && resp == nil {
-		err = errors.New("credential: the base transport returned neither a response nor an error")
-	}
-	if err != nil {
-		u.end()
+	resp, err = t.broker.attempt(out)
+	switch {
+	case err != nil:
 		return nil, err
+	case resp == nil:
+		return nil, errors.New("credential: the base transport returned neither a response nor an error")
 	}
 	resp.Request = req // the caller's, without our header
 	resp.Body = u.until(resp.Body)
 	return resp, nil
+}
+
+// attempt has the base transport send a request. Its panic ends here, for what
+// it says may hold our header.
+func (b *Broker[S]) attempt(r *http.Request) (resp *http.Response, err error) {
+	defer func() {
+		if recover() != nil {
+			if r.Body != nil {
+				_ = r.Body.Close()
+			}
+			resp, err = nil, errors.New("credential: the base transport panicked")
+		}
+	}()
+	return b.carry(r)
+}
+
+// repeats reports whether an error, or one that it wraps, shows a piece of t.
+func repeats(err error, t secret.Text) bool {
+	if err == nil {
+		return false
+	}
+	if shares(fmt.Sprintf("%v %#v", err, err), t) {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return repeats(e.Unwrap(), t)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(e error) bool { return repeats(e, t) })
+	}
+	return false
 }
 
 // replayable reports whether a request may be sent a second time.

@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
 	"slices"
@@ -551,6 +553,63 @@ func TestUpgrade(t *testing.T) {
 type duplex struct{ *bytes.Buffer }
 
 func (duplex) Close() error { return nil }
+
+// One that was upgraded is the caller's until the task ends, which cuts it; also
+// when the server has said its last.
+func TestEndCutsUpgraded(t *testing.T) {
+	cut := make(chan struct{}, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.CopyN(conn, conn, 2)
+		if r.URL.Path == "/half" {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+		_, _ = io.Copy(io.Discard, conn)
+		cut <- struct{}{}
+	}))
+	defer s.Close()
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = nil })
+	for _, path := range []string{"/", "/half"} {
+		ctx, task := startTask(t, credential.TaskOptions{})
+		r := request(t, ctx, "GET", s.URL+path)
+		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
+		resp, err := b.Client(tool(t, "pay", func(x *scope.Spec) { x.Endpoint = s.URL })).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, echo := resp.Body.(io.ReadWriteCloser), make([]byte, 2)
+		if _, err := io.WriteString(conn, "hi"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, echo); err != nil || string(echo) != "hi" {
+			t.Fatalf("%q, %v", echo, err)
+		}
+		if path == "/half" {
+			if _, err := conn.Read(echo); err != io.EOF {
+				t.Fatal(err)
+			}
+		}
+		if err := task.End(context.Background()); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-cut:
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: the connection outlives the task", path)
+			conn.Close()
+		}
+	}
+	if n := len(m.alive()); n != 0 {
+		t.Errorf("%d tokens alive", n)
+	}
+}
 
 // http.DefaultClient and http.DefaultTransport are left alone.
 func TestNothingGlobal(t *testing.T) {

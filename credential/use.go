@@ -7,14 +7,14 @@ import (
 	"sync/atomic"
 )
 
-// use is one call that carries a lease, and the body of its response. It ends
-// when the body is read to its end or closed, or when the call fails.
+// use is one call that carries a lease. It ends when the response's body is
+// read to its end or closed, or when the call fails. It is that body.
 type use struct {
 	lease  *lease
-	body   io.ReadCloser
 	cancel context.CancelFunc // nil where request and task end together
 	stop   func() bool
 	over   atomic.Bool
+	body   func() io.ReadCloser // a func, so that no printer finds the connection, whose buffers hold our header
 }
 
 func (u *use) end() {
@@ -35,29 +35,43 @@ func (u *use) until(body io.ReadCloser) io.ReadCloser {
 		u.end()
 		return http.NoBody
 	}
-	u.body = body
-	// 101 Switching Protocols: the body is the connection.
+	u.body = func() io.ReadCloser { return body }
 	if w, ok := body.(io.Writer); ok {
-		return struct {
-			*use
-			io.Writer
-		}{u, w}
+		return newTunnel(u, w)
 	}
 	return u
 }
 
-// Read reads the response's body.
 func (u *use) Read(p []byte) (int, error) {
-	n, err := u.body.Read(p)
+	n, err := u.body().Read(p)
 	if err != nil {
 		u.end()
 	}
 	return n, err
 }
 
-// Close closes the response's body.
 func (u *use) Close() error {
-	err := u.body.Close()
+	err := u.body().Close()
 	u.end()
 	return err
+}
+
+// tunnel is the body after 101 Switching Protocols: the connection itself,
+// which no context ends any more. The task does.
+type tunnel struct {
+	use   *use
+	write func([]byte) (int, error)
+	leave func() bool
+}
+
+func newTunnel(u *use, w io.Writer) *tunnel {
+	return &tunnel{u, w.Write, context.AfterFunc(u.lease.task.ctx, func() { quietly(func() { _ = u.Close() }) })}
+}
+
+func (t *tunnel) Read(p []byte) (int, error)  { return t.use.body().Read(p) }
+func (t *tunnel) Write(p []byte) (int, error) { return t.write(p) }
+
+func (t *tunnel) Close() error {
+	t.leave()
+	return t.use.Close()
 }
