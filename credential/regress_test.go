@@ -353,6 +353,27 @@ func TestBadTasks(t *testing.T) {
 	}
 }
 
+// A fact that policies and logs, which write it as
+// JSON or as a line, could show as another one is refused.
+func TestFactsThatReadTwoWays(t *testing.T) {
+	fields := map[string]func(string) credential.TaskOptions{
+		"ID":      func(s string) credential.TaskOptions { return credential.TaskOptions{ID: s} },
+		"Tenant":  func(s string) credential.TaskOptions { return credential.TaskOptions{Tenant: s} },
+		"Purpose": func(s string) credential.TaskOptions { return credential.TaskOptions{Purpose: s} },
+		"Subject.ID": func(s string) credential.TaskOptions {
+			return credential.TaskOptions{Subject: identity.Subject{ID: s, Token: secret.New("t")}}
+		},
+	}
+	for field, with := range fields {
+		for _, s := range []string{"a\x00b", "a\nb", "a\rb", "a\tb", "a\x1fb", "a\x7fb", "a\xffb", "a\xed\xa0\x80b", "\xc0\xaf"} {
+			_, task, err := credential.StartTask(t.Context(), with(s))
+			if !errors.Is(err, credential.ErrInvalid) || !strings.Contains(err.Error(), field) || task != nil {
+				t.Errorf("%s %q: %v", field, s, err)
+			}
+		}
+	}
+}
+
 // The event of a refused call names the task, also where it is bound.
 func TestBoundTaskInEvents(t *testing.T) {
 	var got []credential.Event

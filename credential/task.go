@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/scope"
@@ -179,6 +180,8 @@ func (o *TaskOptions) check(now instant) error {
 			return badTask(f.name, "is %d bytes long; at most 1024 are accepted", len(f.value))
 		case strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == 0x7f }):
 			return badTask(f.name, "%q holds a control character", f.value)
+		case !utf8.ValidString(f.value): // JSON would show two such as one, to a policy too
+			return badTask(f.name, "%q is not UTF-8", f.value)
 		}
 	}
 	if err := o.Subject.Validate(now.time()); err != nil {

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -133,6 +134,8 @@ func (s Subject) Validate(now time.Time) error {
 		return errors.New("identity: Subject.ID is empty; it must name the user to policies and in events")
 	case strings.ContainsFunc(s.ID, isControl):
 		return errors.New("identity: Subject.ID holds a control character")
+	case !utf8.ValidString(s.ID): // JSON would show two such as one, to a policy too
+		return errors.New("identity: Subject.ID is not UTF-8")
 	case s.Token.IsZero():
 		return errors.New("identity: Subject.Token is empty; it must be the user's token")
 	case strings.ContainsFunc(secret.Reveal(s.Token), func(r rune) bool { return r <= ' ' || r > '~' }):

@@ -28,6 +28,7 @@ func TestSubjectValidate(t *testing.T) {
 		"with expiry":       {identity.Subject{ID: "alice", Token: token, Expiry: now.Add(1)}, ""},
 		"no id":             {identity.Subject{Token: token}, "Subject.ID"},
 		"control in id":     {identity.Subject{ID: "a\nb", Token: token}, "Subject.ID"},
+		"no UTF-8 in id":    {identity.Subject{ID: "a\xffb", Token: token}, "Subject.ID"},
 		"no token":          {identity.Subject{ID: "alice"}, "Subject.Token"},
 		"token with prefix": {identity.Subject{ID: "alice", Token: secret.New("Bearer " + raw)}, "Subject.Token"},
 		"type is no URI":    {identity.Subject{ID: "alice", Token: token, Type: "jwt"}, "Subject.Type"},
