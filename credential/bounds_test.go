@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strconv"
 	"sync"
@@ -37,14 +36,7 @@ var serial counter
 // Tasks one after another with one credential each leave nothing behind: no
 // heap, no goroutine. TASKCRED_TASKS=1000000 runs as many as CI does.
 func TestManyTasks(t *testing.T) {
-	tasks := 5_000
-	if s := os.Getenv("TASKCRED_TASKS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		tasks = n
-	}
+	tasks := number(t, "TASKCRED_TASKS", 5_000)
 	goroutinesReturn(t)
 	b := newBroker(t, forgetful{})
 	s := tool(t, "pay")

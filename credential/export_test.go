@@ -3,6 +3,8 @@ package credential
 import (
 	"context"
 	"time"
+
+	"github.com/taskcred/taskcred/identity/secret"
 )
 
 // SetClocks parts the wall clock from the monotonic one: both are moved by
@@ -46,3 +48,6 @@ func BeginEnd(t *Task) {
 
 // ContextOf returns a context that carries t.
 func ContextOf(t *Task) context.Context { return (*taskContext)(t) }
+
+// Fingerprint is what a ledger that was used compares tokens by.
+func Fingerprint(l *Ledger, t secret.Text) [32]byte { return l.print(t) }

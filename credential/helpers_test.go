@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"io"
 	"net/http"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -233,6 +235,20 @@ func goroutinesReturn(t *testing.T) {
 			}
 		}
 	})
+}
+
+// number returns what an environment variable says, to run a test at full size.
+func number(t testing.TB, variable string, usual int) int {
+	t.Helper()
+	s := os.Getenv(variable)
+	if s == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // roundTripper makes a base transport of a func that fails.
