@@ -198,6 +198,10 @@ func TestLifetimeIsCapped(t *testing.T) {
 		"accepted":           func(*credential.TokenResponse) error { return nil },
 		"refused":            func(r *credential.TokenResponse) error { r.TokenType = "DPoP"; return nil },
 		"came with an error": func(*credential.TokenResponse) error { return errors.New("but") },
+		"accepted, by its exp alone": func(r *credential.TokenResponse) error {
+			r.ExpiresIn, r.AccessToken = nil, secret.New(sign(t, claims{"aud": "https://pay.test/v1", "exp": int64(253402300799)}))
+			return nil
+		},
 		"refused for its aud": func(r *credential.TokenResponse) error {
 			r.AccessToken = secret.New(sign(t, claims{"aud": "x"}))
 			return nil

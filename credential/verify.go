@@ -64,6 +64,9 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant
 	if r.ExpiresIn != nil && *r.ExpiresIn <= 0 {
 		return refuse("expires_in", "the lifetime is zero or negative")
 	}
+	if len(token) > maxToken { // before anybody looks into it
+		return refuse("unusable_token", "the token is longer than 16 KiB")
+	}
 	claims, isJWT, err := peek(token)
 	switch {
 	case err != nil || r.IssuedTokenType == identity.JWT && !isJWT:
@@ -112,6 +115,7 @@ type claims struct {
 	Audience  jwt.Audience     `json:"aud"`
 	Scope     *string          `json:"scope"`
 	Scp       any              `json:"scp"` // a list or a text, of servers older than RFC 9068
+	Details   json.RawMessage  `json:"authorization_details"`
 	Act       map[string]any   `json:"act"`
 	Cnf       map[string]any   `json:"cnf"`
 }
@@ -121,6 +125,8 @@ var signatures = []jose.SignatureAlgorithm{
 	jose.EdDSA, jose.ES256, jose.ES384, jose.ES512, jose.RS256, jose.RS384, jose.RS512,
 	jose.PS256, jose.PS384, jose.PS512, jose.HS256, jose.HS384, jose.HS512,
 }
+
+var anyBase64 = strings.NewReplacer("+", "-", "/", "_", "=", "")
 
 // peek reads the claims of a token, without its signature. A token that is not
 // a JWT is opaque; one that is and has no readable claims is an error. go-jose
@@ -132,10 +138,11 @@ func peek(token string) (c claims, isJWT bool, err error) {
 	t, err := jwt.ParseSigned(token, signatures)
 	if err != nil {
 		// One that says it is a JWT and that we cannot read, "none" for instance, is
-		// not taken for an opaque one: that would be the way around the checks.
+		// not taken for an opaque one: that would be the way around the checks. Some
+		// readers take either alphabet of base64.
 		head, _, _ := strings.Cut(token, ".")
-		h, bad := base64.RawURLEncoding.DecodeString(head)
-		if bad == nil && json.Valid(h) && bytes.HasPrefix(h, []byte("{")) {
+		h, bad := base64.RawURLEncoding.DecodeString(anyBase64.Replace(head))
+		if bad == nil && json.Valid(h) && bytes.HasPrefix(bytes.TrimSpace(h), []byte("{")) {
 			return c, true, err
 		}
 		return c, false, nil
@@ -181,8 +188,11 @@ func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v
 			return refuse("scope", "the permissions in the token are %s", found)
 		}
 	}
+	if d := string(c.Details); d != "" && d != "null" && !scope.SameDetails(or(s.Details(), "[]"), d) {
+		return refuse("authorization_details", "those in the token are not those asked for (RFC 9396 section 9.1)")
+	}
 	if c.Expiry != nil {
-		life := c.Expiry.Time().Sub(sent.time())
+		life := min(c.Expiry.Time().Sub(sent.time()), maxLife)
 		if life <= 0 {
 			return refuse("exp", "the token has expired")
 		}

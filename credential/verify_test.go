@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"strings"
 	"testing"
@@ -101,6 +102,24 @@ func TestAnswers(t *testing.T) {
 		{name: "JWT of a fast clock", claims: func(now time.Time) claims {
 			return claims{"aud": "https://pay.test/v1", "nbf": now.Add(5 * time.Second).Unix()}
 		}},
+		{name: "JWT with details as asked", spec: func(s *scope.Spec) { s.Details = details }, answer: func(r *credential.TokenResponse) { r.Details = details }, claims: func(time.Time) claims {
+			return claims{"aud": "https://pay.test/v1", "authorization_details": []claims{{"amount": "1", "type": "payment"}}}
+		}},
+		{name: "JWT with other details", spec: func(s *scope.Spec) { s.Details = details }, answer: func(r *credential.TokenResponse) { r.Details = details }, claims: func(time.Time) claims {
+			return claims{"aud": "https://pay.test/v1", "authorization_details": []claims{{"amount": "2", "type": "payment"}}}
+		}, want: "authorization_details"},
+		{name: "JWT with details unasked", claims: func(time.Time) claims {
+			return claims{"aud": "https://pay.test/v1", "authorization_details": []claims{{"type": "payment"}}}
+		}, want: "authorization_details"},
+		{name: "JWT with no details", claims: func(time.Time) claims {
+			return claims{"aud": "https://pay.test/v1", "authorization_details": []claims{}}
+		}},
+		{name: "JWT with null for details", claims: func(time.Time) claims {
+			return claims{"aud": "https://pay.test/v1", "authorization_details": nil}
+		}},
+		{name: "JWT of 17 KiB", claims: func(time.Time) claims { // not looked into
+			return claims{"aud": "https://mail.test", "x": strings.Repeat("x", 17<<10)}
+		}, want: "unusable_token"},
 		{name: "JWT with a number for aud", claims: func(time.Time) claims { return claims{"aud": 1} }, want: "jwt"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -318,5 +337,48 @@ func TestNoToken(t *testing.T) {
 	}
 	if n := len(b.Ledger().Leases()); n != 0 {
 		t.Errorf("%d leases left", n)
+	}
+}
+
+// A JWT that we cannot read is not taken for an opaque token, as long as some
+// server may be able to read it: that would be the way around the checks.
+func TestUnreadableJWT(t *testing.T) {
+	raw, std := base64.RawURLEncoding, base64.StdEncoding
+	payload := raw.EncodeToString([]byte(`{"aud":"https://evil.test"}`))
+	for name, c := range map[string]struct {
+		token string
+		want  string // "" is opaque
+	}{
+		"none":                  {raw.EncodeToString([]byte(`{"alg":"none"}`)) + "." + payload + ".", "jwt"},
+		"an unknown algorithm":  {raw.EncodeToString([]byte(`{"alg":"ES256K"}`)) + "." + payload + ".c2ln", "jwt"},
+		"no algorithm":          {raw.EncodeToString([]byte(`{}`)) + "." + payload + ".c2ln", "jwt"},
+		"white space before it": {raw.EncodeToString([]byte("\n {\"alg\":\"none\"}")) + "." + payload + ".c2ln", "jwt"},
+		"padding":               {std.EncodeToString([]byte(`{"alg":"ES256","a":1}`)) + "." + payload + ".c2ln", "aud"}, // which we do read
+		"the other alphabet":    {std.EncodeToString([]byte(`{"alg":"ES256","a":"\u007f?>>"}`)) + "." + payload + ".c2ln", "jwt"},
+		"an unreadable payload": {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + ".!!.c2ln", "jwt"},
+		"a text for claims":     {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + raw.EncodeToString([]byte(`"x"`)) + ".c2ln", "jwt"},
+		"a claim twice":         {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + raw.EncodeToString([]byte(`{"aud":"https://pay.test/v1","aud":"https://evil.test"}`)) + ".c2ln", "jwt"},
+		"exp beyond all time":   {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + raw.EncodeToString([]byte(`{"aud":"https://pay.test/v1","exp":1e30}`)) + ".c2ln", "jwt"},
+		"nbf beyond all time":   {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + raw.EncodeToString([]byte(`{"aud":"https://pay.test/v1","nbf":9223372036854775807}`)) + ".c2ln", "jwt"},
+		"exp as text":           {raw.EncodeToString([]byte(`{"alg":"ES256"}`)) + "." + raw.EncodeToString([]byte(`{"aud":"https://pay.test/v1","exp":"9999999999"}`)) + ".c2ln", "jwt"},
+
+		"a token with two dots":   {"ya29.c.opaque", ""},
+		"a token of dots":         {strings.Repeat(".", 16<<10), ""},
+		"a number for a header":   {raw.EncodeToString([]byte(`12`)) + "." + payload + ".c2ln", ""},
+		"five parts, encrypted":   {raw.EncodeToString([]byte(`{"alg":"dir","enc":"A256GCM"}`)) + ".a.b.c.d", ""},
+		"one byte more than dots": {strings.Repeat(".", 16<<10) + ".", "unusable_token"},
+		"a mebibyte of dots":      {strings.Repeat(".", 1<<20), "unusable_token"},
+		"100,000 segments":        {strings.Repeat("a.", 100_000), "unusable_token"},
+	} {
+		m := &mint{ttl: time.Hour, answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+			r.AccessToken = secret.New(c.token)
+			return nil
+		}}
+		b := newBroker(t, m)
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		_, err := b.Credential(ctx, tool(t, "pay"))
+		if e, ok := errors.AsType[*credential.Error](err); c.want == "" && err != nil || c.want != "" && (!ok || e.Reason != credential.ErrRefused || e.Code != c.want) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
 	}
 }
