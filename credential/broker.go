@@ -132,8 +132,8 @@ func (b *Broker[S]) take(ctx context.Context, t *Task, s S, k key, now instant) 
 // mint is the path from the issuer on; it runs on a flight. Every token that
 // comes back ends as a live lease or is revoked, unless it is not ours to
 // revoke.
-func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) (*lease, *Error) {
-	l := b.prospect(t, k, f.alone)
+func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *Error {
+	l := f.lease
 	admitted := false
 	defer func() {
 		if !admitted { // refused, or runtime.Goexit in a match
@@ -142,7 +142,7 @@ func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) (*
 	}()
 	if err := b.admit(l, k); err != nil {
 		b.deny(ctx, t, k.scope, err, nil)
-		return nil, err
+		return err
 	}
 	admitted = true
 	// 5. The issuer mints.
@@ -155,10 +155,10 @@ func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) (*
 	// 8. One event; the flight takes the lease to the cache.
 	if refused != nil {
 		b.refuse(ctx, l, refused)
-		return nil, refused
+		return refused
 	}
 	b.issued(ctx, l, f.kind)
-	return l, nil
+	return nil
 }
 
 // taskFor finds the task of a call and checks what it says about s. The error

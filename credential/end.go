@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 )
@@ -42,8 +43,7 @@ func (t *Task) finish(ctx context.Context) {
 	if t.parent != nil {
 		t.parent.disown(t)
 	}
-	family := t.family()
-	t.revokeAll(ctx, family)
+	family := t.revokeAll(ctx, t.family())
 	for _, s := range append(steps, t) {
 		s.endErr = unrevoked(slices.DeleteFunc(slices.Clone(family), func(l *lease) bool { return !l.task.within(s) }), false)
 		close(s.ended)
@@ -57,6 +57,7 @@ func (t *Task) close() []*Task {
 	t.closed = true
 	steps := t.steps
 	t.steps = nil
+	calls := slices.Collect(maps.Keys(t.calls))
 	t.mu.Unlock()
 	var ours []*Task
 	for s := range steps {
@@ -66,13 +67,17 @@ func (t *Task) close() []*Task {
 		ours = append(ours, s.close()...)
 	}
 	t.cancel()
+	for _, u := range calls { // after the task: they say that it has ended
+		u.cancel()
+	}
 	return ours
 }
 
 // revokeAll revokes leaf first, so that a server that cascades does not turn a
 // step's revocation into an error, and waits for one attempt at each, no longer
-// than EndTimeout in all. What is left then goes on in the background.
-func (t *Task) revokeAll(ctx context.Context, family []*lease) {
+// than EndTimeout in all. What is left then goes on in the background. It
+// returns those it waited for.
+func (t *Task) revokeAll(ctx context.Context, family []*lease) (settled []*lease) {
 	limit, cancel := context.WithTimeout(context.Background(), t.options.EndTimeout)
 	defer cancel()
 	for _, generation := range generations(family) {
@@ -80,8 +85,11 @@ func (t *Task) revokeAll(ctx context.Context, family []*lease) {
 			l.ledger.revoke(ctx, l)
 		}
 		// End waits for no flight: a token that comes late is revoked then.
-		await(limit, slices.DeleteFunc(generation, func(l *lease) bool { return l.ledger.pending(l) }))
+		generation = slices.DeleteFunc(generation, func(l *lease) bool { return l.ledger.pending(l) })
+		await(limit, generation)
+		settled = append(settled, generation...)
 	}
+	return settled
 }
 
 func (t *Task) disown(child *Task) {

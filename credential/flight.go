@@ -14,10 +14,10 @@ type flight struct {
 	done    chan struct{}
 	cancel  context.CancelFunc
 	life    <-chan struct{} // closed when the issuer's time is up
-	lease   *lease          // set before done is closed, like err
-	err     *Error
-	landed  bool // guarded by the broker's mu
-	waiters int  // guarded by the broker's mu; a refresh counts as one
+	lease   *lease          // what is to come of it
+	err     *Error          // set before done is closed
+	landed  bool            // guarded by the broker's mu
+	waiters int             // guarded by the broker's mu; a refresh counts as one
 }
 
 // join waits for the flight of a key, and starts it where there is none. It
@@ -125,6 +125,7 @@ func (b *Broker[S]) depart(ctx context.Context, t *Task, s S, k key, f *flight) 
 	ctx, f.cancel = b.detach(ctx, t)
 	f.life = ctx.Done()
 	f.done, f.waiters = make(chan struct{}), 1
+	f.lease = b.prospect(t, k, f.alone)
 	go b.fly(ctx, f, t, s, k)
 	return f
 }
@@ -159,7 +160,7 @@ func (b *Broker[S]) fly(ctx context.Context, f *flight, t *Task, s S, k key) {
 	// An issuer that calls runtime.Goexit leaves this in place for the waiters.
 	f.err = &Error{Reason: ErrIssuer, Scope: s.Name(), Code: "panic"}
 	defer b.land(f, k)
-	f.lease, f.err = b.mint(ctx, f, t, s, k)
+	f.err = b.mint(ctx, f, t, s, k)
 }
 
 // land shows the result of a flight to the cache and to its waiters.
@@ -211,10 +212,14 @@ func (b *Broker[S]) refresh(ctx context.Context, old *lease, t *Task, s S) {
 	}()
 }
 
-// uncache takes a lease out of the cache, if it is still there.
-func (b *Broker[S]) uncache(l *lease) {
+// drop takes a lease out of the cache, if it is still there. Where it is yet to
+// come, nobody joins those who wait for it.
+func (b *Broker[S]) drop(l *lease) {
 	b.mu.Lock()
 	b.cache.remove(l)
+	if f := b.flights[l.key]; f != nil && f.lease == l {
+		delete(b.flights, l.key)
+	}
 	b.mu.Unlock()
 }
 

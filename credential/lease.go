@@ -90,7 +90,7 @@ type lease struct {
 	ledger *Ledger
 	owner  *revoker
 	events *recorder
-	drop   func(*lease) // takes it out of the broker's cache
+	drop   func(*lease) // takes it out of the broker's cache and flights
 
 	extra   secret.Text // a refresh token that nobody asked for
 	expires time.Time   // as facts.Expires

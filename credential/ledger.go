@@ -63,8 +63,9 @@ func (l *Ledger) Revoke(ctx context.Context, match func(Lease) bool) error {
 		l.revoke(ctx, x)
 	}
 	// One that is pending has no token yet. It is doomed: its flight has the
-	// token revoked when it comes, and nobody waits for that.
-	await(ctx, slices.DeleteFunc(slices.Clone(hit), l.pending))
+	// token revoked when it comes, and nobody waits for that or names it.
+	hit = slices.DeleteFunc(hit, l.pending)
+	await(ctx, hit)
 	return unrevoked(hit, false)
 }
 
@@ -224,11 +225,13 @@ func (l *Ledger) revoke(ctx context.Context, x *lease) {
 		}
 	}
 	l.mu.Unlock()
-	if before != LeaseLive {
-		return
+	switch before {
+	case LeasePending:
+		x.drop(x)
+	case LeaseLive:
+		x.drop(x)
+		x.owner.add(ctx, x)
 	}
-	x.drop(x)
-	x.owner.add(ctx, x)
 }
 
 // unrevocable notes that the issuer cannot take the token back, and returns

@@ -90,7 +90,8 @@ type Task struct {
 	closed  bool       // no more leases, no more steps
 	leases  int        // alive or about to be
 	steps   map[*Task]struct{}
-	ledgers []*Ledger // of a root: those that hold leases of it or its steps
+	calls   map[*use]struct{} // under another context than the task's
+	ledgers []*Ledger         // of a root: those that hold leases of it or its steps
 }
 
 // taskContext is a task as the context that carries it. They are one object,
@@ -307,6 +308,31 @@ func (root *Task) note(l *Ledger) {
 	if !slices.Contains(root.ledgers, l) {
 		root.ledgers = append(root.ledgers, l)
 	}
+}
+
+// carry notes a call under another context than the task's, so that it ends
+// with the task. It ends in the same step: context.AfterFunc would cancel it a
+// moment later, and a request could go out after End has returned.
+func (t *Task) carry(u *use) {
+	t.mu.Lock()
+	closed := t.closed
+	if !closed {
+		if t.calls == nil {
+			t.calls = map[*use]struct{}{}
+		}
+		t.calls[u] = struct{}{}
+	}
+	t.mu.Unlock()
+	if closed {
+		u.cancel()
+	}
+}
+
+// forget takes a call that is over off the list that is over.
+func (t *Task) forget(u *use) {
+	t.mu.Lock()
+	delete(t.calls, u)
+	t.mu.Unlock()
 }
 
 // release takes back one claim.

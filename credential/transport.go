@@ -209,7 +209,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	// A request under the task's own context ends with it anyway.
 	if ctx.Done() != l.task.ctx.Done() {
 		ctx, u.cancel = context.WithCancel(ctx)
-		u.stop = context.AfterFunc(l.task.ctx, u.cancel)
+		l.task.carry(u)
 	}
 	out := req.WithContext(shield(ctx))
 	out.Body = body

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -636,48 +635,5 @@ func TestOwnBase(t *testing.T) {
 	}
 	if base.TLSClientConfig.MinVersion < tls.VersionTLS12 || base.TLSClientConfig.InsecureSkipVerify {
 		t.Error("TLS is weaker than 1.2")
-	}
-}
-
-// Many calls at once while the task ends: what starts afterwards fails.
-func TestEndUnderLoad(t *testing.T) {
-	goroutinesReturn(t)
-	m, w := &mint{ttl: time.Hour}, &wire{}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-	s := tool(t, "pay")
-	ctx, task := startTask(t, credential.TaskOptions{})
-	client := b.Client(s)
-	var wg sync.WaitGroup
-	ended := make(chan struct{})
-	for range 100 {
-		wg.Go(func() {
-			for {
-				after := false
-				select {
-				case <-ended:
-					after = true
-				default:
-				}
-				resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
-				if err == nil {
-					resp.Body.Close()
-				}
-				if after {
-					if !errors.Is(err, credential.ErrTaskEnded) {
-						t.Errorf("after End: %v", err)
-					}
-					return
-				}
-			}
-		})
-	}
-	time.Sleep(10 * time.Millisecond)
-	if err := task.End(context.Background()); err != nil {
-		t.Error(err)
-	}
-	close(ended)
-	wg.Wait()
-	if n := len(m.alive()); n != 0 {
-		t.Errorf("%d tokens alive", n)
 	}
 }

@@ -12,7 +12,6 @@ import (
 type use struct {
 	lease  *lease
 	cancel context.CancelFunc // nil where request and task end together
-	stop   func() bool
 	over   atomic.Bool
 	body   func() io.ReadCloser // a func, so that no printer finds the connection, whose buffers hold our header
 }
@@ -21,8 +20,8 @@ func (u *use) end() {
 	if !u.over.CompareAndSwap(false, true) {
 		return
 	}
-	if u.stop != nil {
-		u.stop()
+	if u.cancel != nil {
+		u.lease.task.forget(u)
 		u.cancel()
 	}
 	u.lease.release()
