@@ -40,8 +40,8 @@ type Broker[S scope.Scope] struct {
 	life     context.Context // of all flights; ended by Close
 	stop     context.CancelFunc
 	closed   atomic.Bool
-	closing  sync.Once
-	closeErr error
+	done     chan struct{} // closed when Close has done its work
+	closeErr error         // set before done is closed
 
 	mu      sync.Mutex // guards flights and writes to cache; no I/O, nobody else's code under it
 	cache   *cache     // read without mu

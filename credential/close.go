@@ -9,12 +9,14 @@ import "context"
 // them again. Close is idempotent, and every call returns the same. A
 // [Task.End] that comes later is safe.
 func (b *Broker[S]) Close() error {
-	b.closing.Do(b.close)
+	if b.closed.CompareAndSwap(false, true) {
+		b.close()
+	}
+	<-b.done
 	return b.closeErr
 }
 
 func (b *Broker[S]) close() {
-	b.closed.Store(true)
 	b.stop() // flights; they see that they are closed and have what comes revoked
 	ctx, cancel := context.WithTimeout(context.Background(), defaultEndTimeout)
 	defer cancel()
@@ -24,9 +26,13 @@ func (b *Broker[S]) close() {
 	}
 	await(ctx, all)
 	b.closeErr = unrevoked(all, true)
-	b.revoker.close()
+	left := b.revoker.close()
 	if b.closeBase != nil {
 		b.closeBase()
+	}
+	close(b.done) // before anything of the user's, which may call Close
+	for _, v := range left {
+		b.revoker.abandon(v)
 	}
 	if c, ok := b.issuer.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

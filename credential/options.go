@@ -89,6 +89,7 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		timeout: or(o.IssueTimeout, defaultIssueTimeout),
 		cache:   newCache(or(o.MaxCached, defaultMaxCached)),
 		flights: map[key]*flight{},
+		done:    make(chan struct{}),
 	}
 	b.life, b.stop = context.WithCancel(context.Background())
 	b.rejects, _ = lru.New[key, rejection](maxRejections) // fails for sizes below one only

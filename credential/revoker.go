@@ -228,8 +228,8 @@ func (r *revoker) attempt(v *revocation) (err error) {
 	return err
 }
 
-// close stops the revoker. What it has not done is left undone and said so.
-func (r *revoker) close() {
+// close stops the revoker and returns what it has not done, to be abandoned.
+func (r *revoker) close() revocations {
 	r.stop()
 	r.mu.Lock()
 	left := r.queue
@@ -238,9 +238,7 @@ func (r *revoker) close() {
 		r.timer.Stop()
 	}
 	r.mu.Unlock()
-	for _, v := range left {
-		r.abandon(v)
-	}
+	return left
 }
 
 // abandon gives a token up that nobody will revoke any more. It stays in the
