@@ -92,11 +92,6 @@ func TestTrailersAreSent(t *testing.T) {
 	}
 }
 
-// reader is at its end, and says so.
-type reader func()
-
-func (f reader) Read([]byte) (int, error) { f(); return 0, io.EOF }
-
 // The error of a base shows no piece of the credential, not in what it wraps and
 // not in its fields; other errors are passed on as they are.
 func TestErrorsOfTheBase(t *testing.T) {

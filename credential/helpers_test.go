@@ -262,3 +262,8 @@ func narrowsTo(s policy.Scoped) policy.Decider {
 		return policy.Decision{Allow: true, Narrow: s.Any()}, nil
 	})
 }
+
+// reader is at its end, and says so.
+type reader func()
+
+func (f reader) Read([]byte) (int, error) { f(); return 0, io.EOF }

@@ -159,7 +159,3 @@ func (h innerLog) Handle(ctx context.Context, _ slog.Record) error {
 	return nil
 }
 
-// reader is an empty body that does something when it is read.
-type reader func()
-
-func (f reader) Read([]byte) (int, error) { f(); return 0, io.EOF }
