@@ -158,4 +158,3 @@ func (h innerLog) Handle(ctx context.Context, _ slog.Record) error {
 	h.at(ctx, "logger")
 	return nil
 }
-
