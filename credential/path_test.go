@@ -136,21 +136,23 @@ func TestLeaderLeaves(t *testing.T) {
 		ctx, _ := startTask(t, credential.TaskOptions{})
 		leader, cancel := context.WithCancel(ctx)
 		var wg sync.WaitGroup
+		var canceled time.Time
 		wg.Go(func() {
 			_, err := b.Credential(leader, s)
-			if !errors.Is(err, credential.ErrCanceled) || !errors.Is(err, context.Canceled) {
-				t.Errorf("leader: %v", err)
+			if !errors.Is(err, credential.ErrCanceled) || !errors.Is(err, context.Canceled) || !time.Now().Equal(canceled) {
+				t.Errorf("leader, %v after it left: %v", time.Since(canceled), err)
 			}
 		})
 		synctest.Wait()
-		for range 50 {
+		for range 999 {
 			wg.Go(func() {
 				if _, err := b.Credential(ctx, s); err != nil {
 					t.Errorf("follower: %v", err)
 				}
 			})
 		}
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond)
+		canceled = time.Now()
 		cancel()
 		wg.Wait()
 		if got := m.issues(); got != 1 {
