@@ -157,11 +157,14 @@ func (p *Proxy) accept(l *net.TCPListener, c *net.TCPConn) {
 	p.open[c] = cancel
 	p.running.Go(func() {
 		// Whatever waits for the connection ends with it.
-		stop := context.AfterFunc(ctx, func() { reset(c) })
+		done := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() { reset(c); close(done) })
 		p.relay(ctx, c, f)
-		stop()
+		hangUp(ctx, c)
+		if !stop() {
+			<-done // Down returns when the client has been told
+		}
 		cancel()
-		_ = c.Close()
 		p.mu.Lock()
 		delete(p.open, c)
 		p.mu.Unlock()
@@ -175,7 +178,7 @@ func (p *Proxy) relay(ctx context.Context, c *net.TCPConn, f Fault) {
 	}
 	gone := make(chan struct{}) // the client has nothing more to send
 	defer func() {
-		_ = c.Close()
+		hangUp(ctx, c)
 		<-gone
 	}()
 	if f.atOnce() {
@@ -256,6 +259,15 @@ func (f Fault) happen(ctx context.Context, c *net.TCPConn, gone <-chan struct{})
 	default:
 		reset(c)
 	}
+}
+
+// hangUp closes a connection, with a reset where Down or Close ended it: whatever
+// ended at the same time must not be faster.
+func hangUp(ctx context.Context, c *net.TCPConn) {
+	if ctx.Err() != nil {
+		reset(c)
+	}
+	_ = c.Close()
 }
 
 // reset closes a connection with a TCP reset.

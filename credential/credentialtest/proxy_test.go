@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -198,6 +199,33 @@ func TestProxyDown(t *testing.T) {
 	}
 	if got, err := read(t.Context(), tr, p.URL()); got != "0123456789" || err != nil || p.URL() != before || p.Count() != 4 {
 		t.Errorf("up again: %q, %v, %d connections", got, err, p.Count())
+	}
+}
+
+// A connection that is kept alive is reset as well: never closed in good order,
+// as if the server had had enough of it.
+func TestProxyDownResets(t *testing.T) {
+	p, _, _ := behind(t)
+	var open []net.Conn
+	for range 50 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(p.URL(), "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+	}
+	p.Down()
+	for i, c := range open {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("connection %d: %v", i, err)
+		}
 	}
 }
 
