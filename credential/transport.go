@@ -222,6 +222,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	out.Header = withCredential(req.Header, secret.Reveal(l.header))
 	if !safe(req) {
 		sendOnce(out.Header)
+		out.GetBody = seldom(out.GetBody)
 	}
 	resp, err = t.broker.attempt(out)
 	switch {
@@ -264,6 +265,26 @@ func repeats(err error, t secret.Text) bool {
 		return slices.ContainsFunc(e.Unwrap(), func(e error) bool { return repeats(e, t) })
 	}
 	return false
+}
+
+// maxResend is how often net/http may send one request again on its own: where
+// nothing of it was written yet, and where an HTTP/2 server says that it did not
+// process it (RFC 9113 section 8.7). It has no bound of its own, and a server that
+// says so every time would be sent it hundreds of times a second.
+const maxResend = 2
+
+// seldom returns a GetBody that gives the body out maxResend times.
+func seldom(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	if getBody == nil {
+		return nil
+	}
+	left := maxResend
+	return func() (io.ReadCloser, error) {
+		if left--; left < 0 {
+			return nil, errors.New("credential: the endpoint takes no request")
+		}
+		return getBody()
+	}
 }
 
 // replayable reports whether a request may be sent a second time.

@@ -148,3 +148,32 @@ func TestUnsafeRequestsArriveOnce(t *testing.T) {
 		}
 	}
 }
+
+// What an HTTP/2 server says that it did not process may be sent again, but not
+// for ever: net/http would, hundreds of times a second.
+func TestUnsafeRequestsAreResentSeldom(t *testing.T) {
+	given := 0
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
+		o.Base = roundTripper(func(r *http.Request) error {
+			for given < 100 {
+				body, err := r.GetBody()
+				if err != nil {
+					return err
+				}
+				if text, err := io.ReadAll(body); err != nil || string(text) != "text" {
+					t.Errorf("the body is %q, %v", text, err)
+				}
+				given++
+			}
+			return nil
+		})
+	})
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	r, err := http.NewRequestWithContext(ctx, "POST", "https://pay.test/v1", strings.NewReader("text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Client(tool(t, "pay")).Do(r); err == nil || given != 2 {
+		t.Errorf("%v; the body was given out %d times again, want 2", err, given)
+	}
+}

@@ -6,14 +6,23 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
 const (
 	maxBody   = 64 << 10 // bytes of an answer, after decompression
 	maxHeader = 32 << 10 // bytes of an answer's header, with a transport of our own
+
+	// maxTries is how often net/http may try to send one request. It sends again
+	// on its own where nothing was written yet, and where an HTTP/2 server says
+	// that it did not process it (RFC 9113 section 8.7). It has no bound for that,
+	// and one who says so every time would be sent our tokens hundreds of times a
+	// second.
+	maxTries = 3
 )
 
 // guard is the one way out: every request of this package goes through do. It
@@ -59,12 +68,19 @@ func (g *guard) do(r *http.Request) (reply, error) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	r = r.WithContext(bounded)
+	var tries atomic.Int32
+	r = r.WithContext(httptrace.WithClientTrace(bounded, &httptrace.ClientTrace{GetConn: func(string) {
+		if tries.Add(1) > maxTries {
+			cancel()
+		}
+	}}))
 	r.Header = r.Header.Clone() // the request is the caller's
 	r.Header.Set("Accept", "application/json")
 	re := reply{url: r.URL, sent: time.Now()}
 	resp, err := base.RoundTrip(r)
 	switch {
+	case err != nil && tries.Load() > maxTries:
+		return reply{}, failed(r.URL, "connection", "the server takes no request: it ends each connection, or refuses each stream, at once")
 	case err != nil:
 		return reply{}, connectionError(ctx, r.URL, err)
 	case resp == nil || resp.Body == nil:
