@@ -11,7 +11,8 @@
 //     malicious or broken one would;
 //   - [Proxy], through which connections to any server are reset, stalled, cut
 //     off or refused, and [FaultyTransport], which does the same in memory;
-//   - [NoLeak], which looks for secrets in all that a value can be printed as;
+//   - [NoLeak], which looks for secrets in all that a value can be printed as,
+//     and [NoReach], which looks for them in all that it leads to;
 //   - [TestIssuer], a conformance test for a credential.Issuer of your own.
 //
 // It is for tests and for programs to learn from only, and insecure anywhere

@@ -19,12 +19,15 @@ import (
 const minSecret = 8
 
 // NoLeak fails t if any of the secrets shows when v is printed, by whatever
-// prints: every verb and flag of package fmt; encoding/json, xml and gob;
-// text/template; the text and JSON handlers of log/slog; its own methods. v is
-// printed as it is, by pointer, in a slice, in a map, as a map's key, and in an
-// exported and an unexported field of somebody else's struct. If v is an
-// error, so is every error that it wraps. What an encoder says when it fails
-// is searched like what it writes; that it fails is no leak.
+// prints: every verb and flag of package fmt; encoding/json, which expvar uses
+// too, xml and gob; text/template and html/template; the text and JSON handlers
+// of log/slog; its own methods. v is printed as it is, by pointer, in a slice,
+// in a map, as a map's key, and in an exported and an unexported field of
+// somebody else's struct. If v is an error, so is every error that it wraps.
+// What an encoder says when it fails is searched like what it writes; that it
+// fails is no leak. A v that is a string or bytes was printed already, as a log
+// or the output of a program were, and is searched as it stands. Printers that
+// follow pointers are for [NoReach].
 //
 // A secret is looked for by its first 12 characters, so that a clipped one is
 // found; those with dots, as JWTs have, by each of their parts as well. It is
@@ -64,6 +67,12 @@ var squeeze = strings.NewReplacer("0x", "", "0X", "", "\\x", "", "U+00", "", " "
 
 // printAll prints v and all it wraps. Equal outputs are kept once.
 func printAll(v any) []output {
+	switch text := v.(type) {
+	case string:
+		return []output{{"text", text, squeeze.Replace(text)}}
+	case []byte:
+		return printAll(string(text))
+	}
 	var out []output
 	seen := map[string]bool{}
 	for i, e := range errorTree(v) {

@@ -135,6 +135,7 @@ func TestNoLeakCatches(t *testing.T) {
 		{"path", url.PathEscape(unicode), unicode},
 		{"JSON", `{"t":"\"\u003cé\u003e\u0026` + s + `"}`, unicode},
 		{"quoted", fmt.Sprintf("%+q", unicode), unicode},
+		{"bytes alone", []byte("log: " + s), s},
 		{"part of a JWT", s, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0." + s},
 	}
 	for _, tt := range tests {

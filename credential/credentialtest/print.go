@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	htmltemplate "html/template"
 	"log/slog"
 	"reflect"
 	"text/template"
@@ -105,6 +106,11 @@ var encoders = []encoder{
 	{"text/template", func(v any) string {
 		var b bytes.Buffer
 		err := template.Must(template.New("").Parse(`{{.}} {{printf "%#v" .}} {{js .}}`)).Execute(&b, v)
+		return encoded(b.Bytes(), err)
+	}},
+	{"html/template", func(v any) string {
+		var b bytes.Buffer
+		err := htmltemplate.Must(htmltemplate.New("").Parse(`{{.}}<a href="{{.}}" onclick="f({{.}})">{{printf "%#v" .}}</a>`)).Execute(&b, v)
 		return encoded(b.Bytes(), err)
 	}},
 	{"slog.TextHandler", func(v any) string {
