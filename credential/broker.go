@@ -2,6 +2,8 @@ package credential
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -24,18 +26,21 @@ import (
 // one that was given up counts if the issuer had a tenth of IssueTimeout for it.
 // Nothing is retried by itself.
 type Broker[S scope.Scope] struct {
-	issuer    Issuer[S]
-	policy    policy.Decider
-	ledger    *Ledger
-	events    *recorder
-	carry     func(*http.Request) (*http.Response, error) // of the base; a func, so that no printer finds what its connections buffer
-	closeBase func()                                      // nil where Base is the user's
-	revoker   *revoker
-	timeout   time.Duration
-	workload  string
-	rejects   *lru.Cache[key, rejection] // written with mu held
-	struck    atomic.Bool                // rejects has entries
-	outage    outage                     // of the issuer
+	// The issuer's and the base's, as funcs: no printer comes through them to what
+	// an issuer holds and what the connections of a transport buffer.
+	fetch func(context.Context, TokenRequest[S]) (TokenResponse, error)
+	carry func(*http.Request) (*http.Response, error)
+
+	policy   policy.Decider
+	ledger   *Ledger
+	events   *recorder
+	idle     []func() // close the connections of the issuer's and of a base of our own that are not in use
+	revoker  *revoker
+	timeout  time.Duration
+	workload string
+	rejects  *lru.Cache[key, rejection] // written with mu held
+	struck   atomic.Bool                // rejects has entries
+	outage   outage                     // of the issuer
 
 	life     context.Context // of all flights; ended by Close
 	stop     context.CancelFunc
@@ -266,3 +271,7 @@ func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.C
 
 // Ledger returns the ledger that holds the broker's credentials.
 func (b *Broker[S]) Ledger() *Ledger { return b.ledger }
+
+// Format writes the name of the type, for every verb: fmt's reflection is to
+// leave alone what goroutines are at work in.
+func (b *Broker[S]) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credential.Broker") }

@@ -27,14 +27,11 @@ func (b *Broker[S]) close() {
 	await(ctx, all)
 	b.closeErr = unrevoked(all, true)
 	left := b.revoker.close()
-	if b.closeBase != nil {
-		b.closeBase()
-	}
 	close(b.done) // before anything of the user's, which may call Close
 	for _, v := range left {
 		b.revoker.abandon(v)
 	}
-	if c, ok := b.issuer.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+	for _, closeIdle := range b.idle {
+		closeIdle()
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -33,6 +35,10 @@ type block struct{ match func(Lease) bool }
 // fingerprint stands for a token where two are compared. It is keyed by a
 // secret of the ledger, so that it says nothing about the token elsewhere.
 type fingerprint [sha256.Size]byte
+
+// Format writes the name of the type, for every verb, as a Broker's does. The
+// inventory is what [Ledger.Leases] returns.
+func (l *Ledger) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credential.Ledger") }
 
 // Leases returns the inventory: what is pending, live, being revoked, or
 // unrevocable and not yet dead, oldest first.

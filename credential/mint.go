@@ -78,7 +78,7 @@ func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ T
 	}()
 	resp, err := TokenResponse{}, ctx.Err()
 	if err == nil {
-		resp, err = b.issuer.Issue(ctx, r)
+		resp, err = b.fetch(ctx, r)
 	}
 	returned = true
 	if err != nil {

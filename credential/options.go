@@ -81,7 +81,7 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		return nil, err
 	}
 	b := &Broker[S]{
-		issuer:  issuer,
+		fetch:   issuer.Issue,
 		policy:  o.Policy,
 		ledger:  or(o.Ledger, new(Ledger)),
 		events:  &recorder{logger: o.Logger, sink: o.Events},
@@ -97,7 +97,10 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		b.carry = o.Base.RoundTrip
 	} else {
 		own := newBase()
-		b.carry, b.closeBase = own.RoundTrip, own.CloseIdleConnections
+		b.carry, b.idle = own.RoundTrip, append(b.idle, own.CloseIdleConnections)
+	}
+	if i, ok := issuer.(interface{ CloseIdleConnections() }); ok {
+		b.idle = append(b.idle, i.CloseIdleConnections)
 	}
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -249,6 +250,9 @@ func (t *Task) Deadline() time.Time { return t.until.time() }
 
 // String returns the id, so that a context that is printed shows no more.
 func (t *Task) String() string { return "task " + t.options.ID }
+
+// Format writes what String returns, for every verb, as a Broker's does.
+func (t *Task) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
 
 // permits reports whether s is among the task's Only.
 func (t *Task) permits(s scope.Any) bool {

@@ -74,26 +74,27 @@ func (i *Issuer[S]) Introspect(ctx context.Context, token secret.Text) (Introspe
 // end. The Issuer stays usable. It does nothing where [Config.Base] is set and
 // [Config.MutualTLS] is not: that transport is its owner's to close.
 func (i *Issuer[S]) CloseIdleConnections() {
-	if i.client.own != nil {
-		i.client.own.CloseIdleConnections()
-	}
+	i.client.closeIdle()
 }
 
 // Workload returns the SPIFFE ID of [Config.Workload], zero when the source is
 // not an [identity.Named]. It does no I/O.
 func (i *Issuer[S]) Workload() spiffeid.ID {
-	if n, ok := i.client.config.Workload.(identity.Named); ok {
+	if n, ok := i.client.workload().(identity.Named); ok {
 		return n.ID()
 	}
 	return spiffeid.ID{}
 }
 
-// client is an Issuer without the type of its scopes.
+// client is an Issuer without the type of its scopes. What may hold secrets in
+// the open, a source its keys and the connections of a transport what they
+// buffer, is behind funcs, so that no printer finds it.
 type client struct {
-	config   Config
-	guard    *guard
-	metadata *metadata
-	own      interface{ CloseIdleConnections() } // nil where Config.Base is the user's
+	config    Config // without Workload and Base
+	workload  func() identity.Source
+	guard     *guard
+	metadata  *metadata
+	closeIdle func() // does nothing where Config.Base is the user's
 }
 
 func newClient(c Config) *client {
@@ -109,20 +110,24 @@ func newClient(c Config) *client {
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	cl := &client{config: c, guard: &guard{base: c.Base, timeout: c.Timeout}}
-	if c.Base == nil {
+	self, base, closeIdle := c.Workload, c.Base, func() {}
+	if base == nil {
 		own := newTransport()
-		cl.guard.base, cl.own = own, own
+		base, closeIdle = own, own.CloseIdleConnections
 	}
 	if c.MutualTLS {
-		m := newMutual(c.Workload.(identity.Certified), cl.guard.base.(*http.Transport))
-		cl.guard.mutual, cl.own = m, m
+		m := &mutual{source: self.(identity.Certified), base: base.(*http.Transport)}
+		base, closeIdle = m, m.CloseIdleConnections
 		if c.ClientID == "" {
-			cl.config.ClientID = m.source.ID().String()
+			c.ClientID = m.source.ID().String()
 		}
 	}
-	cl.metadata = &metadata{issuer: c.Issuer, guard: cl.guard}
-	return cl
+	c.Workload, c.Base = nil, nil
+	g := &guard{send: base.RoundTrip, timeout: c.Timeout}
+	return &client{
+		config: c, workload: func() identity.Source { return self }, guard: g,
+		metadata: &metadata{issuer: c.Issuer, guard: g, mutual: c.MutualTLS}, closeIdle: closeIdle,
+	}
 }
 
 // issue is the whole of Issue: endpoint, form, request, answer.
@@ -161,7 +166,7 @@ func (c *client) possible(s scope.Any, subject identity.Subject) error {
 		return invalid("the scope requires a subject, which this Grant does not send")
 	case own || subject.IsZero():
 		return nil
-	case c.config.Grant == GrantDelegation && c.config.Workload == nil:
+	case c.config.Grant == GrantDelegation && c.workload() == nil:
 		// RFC 8693 appendix A.1.1: delegation is impossible with only a
 		// subject_token. Impersonation is never a fallback.
 		return invalid("the task has a subject and there is no Workload to be the actor; set Config.Workload or GrantImpersonation")

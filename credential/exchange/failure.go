@@ -78,6 +78,12 @@ func identityError(ctx context.Context, err error) error {
 	return fromContext(ctx, e)
 }
 
+// noCertificate says that there is no certificate. As with an assertion, why is
+// the source's to log.
+func noCertificate() error {
+	return &credential.Error{Reason: credential.ErrIdentity, Code: "no_certificate", Detail: "the workload's certificate could not be obtained"}
+}
+
 func failed(u *url.URL, code, detail string) error {
 	return &credential.Error{Reason: credential.ErrIssuer, Code: code, Host: u.Host, Detail: detail}
 }

@@ -28,8 +28,7 @@ const (
 // guard is the one way out: every request of this package goes through do. It
 // knows nothing of OAuth.
 type guard struct {
-	base    http.RoundTripper
-	mutual  *mutual // in place of base where a certificate authenticates us, else nil
+	send    func(*http.Request) (*http.Response, error)
 	timeout time.Duration
 }
 
@@ -58,14 +57,6 @@ func (g *guard) do(r *http.Request) (reply, error) {
 		closeBody(r)
 		return reply{}, failed(r.URL, "insecure_url", "the endpoint is neither https nor http to a loopback address")
 	}
-	base := g.base
-	if g.mutual != nil {
-		var err error
-		if base, err = g.mutual.transport(); err != nil {
-			closeBody(r)
-			return reply{}, err
-		}
-	}
 	bounded, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
 	var tries atomic.Int32
@@ -77,8 +68,10 @@ func (g *guard) do(r *http.Request) (reply, error) {
 	r.Header = r.Header.Clone() // the request is the caller's
 	r.Header.Set("Accept", "application/json")
 	re := reply{url: r.URL, sent: time.Now()}
-	resp, err := base.RoundTrip(r)
+	resp, err := g.send(r)
 	switch {
+	case err == errNoCertificate:
+		return reply{}, noCertificate()
 	case err != nil && tries.Load() > maxTries:
 		return reply{}, failed(r.URL, "connection", "the server takes no request: it ends each connection, or refuses each stream, at once")
 	case err != nil:

@@ -1,14 +1,22 @@
 package exchange_test
 
 import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
@@ -37,6 +45,10 @@ func TestNoEcho(t *testing.T) {
 		return string(b)
 	}
 	plain := func(form string) string { return form }
+	encoded := func(form string) string {
+		return describe(hex.EncodeToString([]byte(form)) + base64.StdEncoding.EncodeToString([]byte(form)) + html.EscapeString(form))
+	}
+	said := map[string]bool{}
 	for _, status := range []int{200, 201, 400, 401, 403, 429, 500, 503} {
 		for name, h := range map[string]http.HandlerFunc{
 			"description": echo(status, "application/json", describe),
@@ -44,6 +56,7 @@ func TestNoEcho(t *testing.T) {
 			"name":        echo(status, "application/json", asName),
 			"body":        echo(status, "application/json", plain),
 			"html":        echo(status, "text/html; charset="+canary, plain),
+			"encoded":     echo(status, "application/json", encoded),
 		} {
 			_, i := tlsServer(t, h)
 			for op, f := range operations(t, i) {
@@ -51,7 +64,10 @@ func TestNoEcho(t *testing.T) {
 				if err == nil && (op != "revoke" || status != 200) {
 					t.Errorf("%d %s %s: no error", status, name, op)
 				}
-				noCanary(t, err)
+				if text := fmt.Sprint(err); !said[text] {
+					said[text] = true
+					credentialtest.NoLeak(t, err, canary, svid, "subject."+canary)
+				}
 				if err != nil && len(err.Error()) > 512 {
 					t.Errorf("%d %s %s: %d bytes of text", status, name, op, len(err.Error()))
 				}
@@ -60,28 +76,52 @@ func TestNoEcho(t *testing.T) {
 	}
 }
 
-// TestPrinting prints what holds secrets, also inside somebody else's
-// unexported field.
+// TestPrinting prints what holds secrets, after each was used; and looks for
+// them in all that it leads to, where they are in what connections buffer.
 func TestPrinting(t *testing.T) {
-	c := exchange.Config{
-		Issuer: issuerID, TokenURL: tokenURL, ClientID: "agent", ClientSecret: secret.New(canary), Workload: &workload{},
-		Base: always(200, "application/json", `{"access_token":"`+canary+`","token_type":"Bearer"}`),
-	}
-	i := newIssuer(t, c)
-	resp, err := i.Issue(t.Context(), request(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Base = nil // the test's own, which remembers forms
-	i = newIssuer(t, c)
-	type foreign struct{ x any }
-	for _, v := range []any{c, &c, i, *i, resp, &resp, foreign{c}, foreign{i}, foreign{resp}} {
-		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%t"} {
-			if text := fmt.Sprintf(verb, v); strings.Contains(text, canary) || strings.Contains(text, fmt.Sprintf("%x", canary)) {
-				t.Errorf("%s of %T shows a secret", verb, v)
-			}
+	token, client, user, assertion := credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer","issued_token_type":%q,"expires_in":60,"active":true,"sub":"alice"}`, token, typeAccess)
+	}))
+	defer s.Close()
+	key := []byte(assertion) // as a source of keys may hold one
+	for _, c := range []exchange.Config{
+		{},
+		{ClientID: "agent", ClientSecret: secret.New(client)},
+	} {
+		c.TokenURL, c.RevocationURL, c.IntrospectionURL = s.URL+"/token", s.URL+"/revoke", s.URL+"/introspect"
+		c.AssertionAudience = issuerID
+		c.Workload = holds{key}
+		i := newIssuer(t, c)
+		r := request(t)
+		r.Subject = identity.Subject{ID: "alice", Token: secret.New(user)}
+		resp, err := i.Issue(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		about, err := i.Introspect(t.Context(), secret.New(token))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := i.Revoke(t.Context(), secret.New(token), credential.HintAccessToken); err != nil {
+			t.Fatal(err)
+		}
+		credentialtest.NoReach(t, i, token, client, user, assertion)
+		c.Workload = nil
+		for _, v := range []any{i, c, r, resp, about} {
+			credentialtest.NoLeak(t, v, token, client, user, assertion)
+			credentialtest.NoReach(t, v, token, client, user, assertion)
 		}
 	}
+}
+
+// holds is a source that has its secret in the open.
+type holds struct{ key []byte }
+
+func (h holds) Assertion(_ context.Context, audience string) (identity.Assertion, error) {
+	return identity.Assertion{ID: workloadID, Audience: audience, Token: secret.New(string(h.key))}, nil
 }
 
 // TestNothingInURLs checks that secrets travel in bodies alone.

@@ -27,6 +27,7 @@ type endpoints struct {
 type metadata struct {
 	issuer string
 	guard  *guard
+	mutual bool // a certificate authenticates us
 
 	mu     sync.Mutex // guards the fields below; no I/O under it
 	loaded *endpoints
@@ -129,7 +130,7 @@ func (m *metadata) fetch(ctx context.Context) (endpoints, *credential.Error) {
 		case re.status != http.StatusOK:
 			continue
 		}
-		to, f := readMetadata(re, m.issuer, m.guard.mutual != nil)
+		to, f := readMetadata(re, m.issuer, m.mutual)
 		if f == (flaw{}) {
 			return to, nil
 		}

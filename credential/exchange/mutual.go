@@ -3,10 +3,10 @@ package exchange
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"net/http"
 	"sync"
 
-	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/identity"
 )
 
@@ -23,8 +23,17 @@ type mutual struct {
 	current *http.Transport
 }
 
-func newMutual(source identity.Certified, base *http.Transport) *mutual {
-	return &mutual{source: source, base: base}
+// errNoCertificate is the error of a RoundTrip for which nothing was sent.
+var errNoCertificate = errors.New("exchange: no certificate")
+
+// RoundTrip makes one request with the certificate of the moment.
+func (m *mutual) RoundTrip(r *http.Request) (*http.Response, error) {
+	t, err := m.transport()
+	if err != nil {
+		closeBody(r)
+		return nil, err
+	}
+	return t.RoundTrip(r)
 }
 
 // transport returns what makes a request now. Connections of a certificate
@@ -33,7 +42,7 @@ func newMutual(source identity.Certified, base *http.Transport) *mutual {
 func (m *mutual) transport() (*http.Transport, error) {
 	cert, err := m.source.Certificate()
 	if err != nil || cert == nil || len(cert.Certificate) == 0 { // its text is not ours
-		return nil, &credential.Error{Reason: credential.ErrIdentity, Code: "no_certificate", Detail: "the workload's certificate could not be obtained"}
+		return nil, errNoCertificate
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -119,11 +119,12 @@ func (c *client) assertion(ctx context.Context, grant Grant) (secret.Text, error
 	audience := c.config.AssertionAudience
 	bounded, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	a, err := c.config.Workload.Assertion(bounded, audience)
+	self := c.workload()
+	a, err := self.Assertion(bounded, audience)
 	if err != nil {
 		return secret.Text{}, identityError(ctx, err)
 	}
-	n, named := c.config.Workload.(identity.Named)
+	n, named := self.(identity.Named)
 	switch {
 	case a.Token.IsZero():
 		return secret.Text{}, badAssertion("the workload's assertion is empty")
