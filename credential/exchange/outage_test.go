@@ -8,6 +8,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,7 +199,8 @@ func TestServerFlapping(t *testing.T) {
 // call is well.
 func TestFaultsOnTheWire(t *testing.T) {
 	const limit = 200 * time.Millisecond
-	script := &credentialtest.Script{Issuer: issuerID}
+	long := `{"access_token":"<token>",` + bearer + `,"x":"` + strings.Repeat("x", 40<<10) + `"}` // to be cut off behind the handshake
+	script := &credentialtest.Script{Issuer: issuerID, Token: []credentialtest.Answer{{Body: long}}}
 	plain, secure := httptest.NewServer(script), httptest.NewUnstartedServer(script)
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are cut here
 	secure.StartTLS()
@@ -226,6 +229,8 @@ func TestFaultsOnTheWire(t *testing.T) {
 		{name: "TLS cut in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultClose, After: 300}, code: "connection"},
 		{name: "TLS reset in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultReset, After: 300}, code: "connection"},
 		{name: "TLS silent in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultStall, After: 300}, code: "timeout"},
+		{name: "TLS cut in the answer", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultClose, After: 20 << 10}, code: "connection", served: 1},
+		{name: "TLS reset in the answer", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultReset, After: 20 << 10}, code: "connection", served: 1},
 		{name: "TLS one byte at a time", server: secure, fault: credentialtest.Fault{Drip: limit / 100}, code: "timeout"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -271,4 +276,86 @@ func TestFaultsOnTheWire(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRetryAfter has the server say in every form how long it wants to be left
+// alone, and asks again and again. What can be read is obeyed, up to 5 minutes;
+// what cannot, and what is past, is as if it had said nothing: three failures,
+// then a pause of the broker's own.
+func TestRetryAfter(t *testing.T) {
+	const none, most = 100 * time.Millisecond, 5 * time.Minute
+	in := func(d time.Duration) time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Add(d) } // from when a bubble begins
+	for _, tt := range []struct {
+		name   string
+		values []string
+		pause  time.Duration // until the server is asked again
+		asked  int           // requests before that pause
+	}{
+		{"absent", nil, none, 3},
+		{"seconds", []string{"40"}, 40 * time.Second, 1},
+		{"zero", []string{"0"}, none, 3},
+		{"zeros before", []string{"0040"}, 40 * time.Second, 1},
+		{"negative", []string{"-40"}, none, 3},
+		{"with a plus", []string{"+40"}, none, 3},
+		{"a fraction", []string{"40.5"}, none, 3},
+		{"a unit", []string{"40s"}, none, 3},
+		{"hexadecimal", []string{"0x28"}, none, 3},
+		{"huge", []string{"86400"}, most, 1},
+		{"more than an int", []string{"99999999999999999999999999"}, most, 1},
+		{"more than a Duration", []string{"9223372036854775807"}, most, 1},
+		{"date", []string{in(40 * time.Second).Format(http.TimeFormat)}, 40 * time.Second, 1},
+		{"date of RFC 850", []string{in(40 * time.Second).Format("Monday, 02-Jan-06 15:04:05 GMT")}, 40 * time.Second, 1},
+		{"date of asctime", []string{in(40 * time.Second).Format(time.ANSIC)}, 40 * time.Second, 1},
+		{"date that is past", []string{in(-time.Hour).Format(http.TimeFormat)}, none, 3},
+		{"date that is now", []string{in(0).Format(http.TimeFormat)}, none, 3},
+		{"date far away", []string{in(1e6 * time.Hour).Format(http.TimeFormat)}, most, 1},
+		{"date of another zone", []string{in(40 * time.Second).Format(time.RFC1123Z)}, none, 3},
+		{"date of RFC 3339", []string{in(40 * time.Second).Format(time.RFC3339)}, none, 3},
+		{"empty", []string{""}, none, 3},
+		{"garbage", []string{"soon\x01<script>"}, none, 3},
+		{"long", []string{strings.Repeat("1", 1<<10)}, none, 3},
+		{"twice", []string{"40", "4000"}, 40 * time.Second, 1},
+		{"list", []string{"40, 4000"}, none, 3},
+	} {
+		for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+			t.Run(fmt.Sprint(tt.name, " ", status), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					no := credentialtest.Answer{Status: status, Header: http.Header{"Retry-After": tt.values}}
+					st := newStage(t, &credentialtest.Script{Token: append(slices.Repeat([]credentialtest.Answer{no}, tt.asked), credentialtest.Answer{})})
+					ctx, _ := start(t, forAlice(time.Hour))
+					s := tool(t, refundSpec())
+					for st.call(ctx, s) != nil {
+						if time.Since(in(0)) > 2*tt.pause {
+							t.Fatalf("not asked again in twice %v", tt.pause)
+						}
+						time.Sleep(tt.pause / 50)
+					}
+					if took := time.Since(in(0)); took < tt.pause || took > tt.pause+tt.pause/4+tt.pause/10 {
+						t.Errorf("issuing resumed after %v, want %v", took, tt.pause)
+					}
+					if n := st.script.Count("/token"); n != tt.asked+1 {
+						t.Errorf("%d requests, want %d", n, tt.asked+1)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What a server says to one request about one user is not a wish to be left
+// alone, whatever header it has: others are served.
+func TestRetryAfterOfARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		no := credentialtest.Answer{Status: 400, Body: `{"error":"invalid_grant"}`, Header: http.Header{"Retry-After": {"3600"}}}
+		st := newStage(t, &credentialtest.Script{Token: append(slices.Repeat([]credentialtest.Answer{no}, 10), credentialtest.Answer{})})
+		s := tool(t, refundSpec())
+		refused, _ := start(t, forAlice(time.Hour))
+		for range 10 {
+			outcome(t, st.call(refused, s), "invalid_grant")
+		}
+		other, _ := start(t, forAlice(time.Hour))
+		if err := st.call(other, s); err != nil {
+			t.Errorf("another user: %v", err)
+		}
+	})
 }
