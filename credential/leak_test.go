@@ -129,6 +129,20 @@ func TestNoReach(t *testing.T) {
 	}
 }
 
+// What goroutines are at work in prints as a name, with every verb: fmt would
+// read its maps while others write to them.
+func TestNames(t *testing.T) {
+	b := newBroker(t, &mint{})
+	_, task := startTask(t, credential.TaskOptions{ID: "42"})
+	for want, v := range map[string]any{"credential.Broker": b, "credential.Ledger": b.Ledger(), "task 42": task} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%t", "%x"} {
+			if got := fmt.Sprintf(verb, v); got != want {
+				t.Errorf("%s of a %T is %q", verb, v, got)
+			}
+		}
+	}
+}
+
 // Whatever an issuer's error says, nothing of it but its checked parts shows.
 func TestErrorsDoNotLeak(t *testing.T) {
 	canary := credentialtest.Canary()

@@ -26,7 +26,8 @@ type BrokerOptions struct {
 	Ledger *Ledger
 
 	// Logger is given one record for each decision, never a token. Nil means
-	// silence. Uses of cached credentials are at debug level.
+	// silence. Uses of cached credentials are at debug level. Where the process
+	// was started with http2debug in GODEBUG, it is warned of at once: see Base.
 	Logger *slog.Logger
 
 	// Events is called with the same decisions, uses of cached credentials
@@ -37,7 +38,12 @@ type BrokerOptions struct {
 	// Base carries the requests of the broker's clients. Nil means a transport
 	// of the broker's own, without proxies from the environment and without
 	// cookies. A Base that follows redirects or adds credentials by itself
-	// undoes the pin.
+	// undoes the pin. It is also the place for rules about addresses, in the
+	// Control of a net.Dialer: a scope pins a host's name, not what it resolves to.
+	//
+	// With http2debug=1 or 2 in GODEBUG, net/http prints all that it sends over
+	// HTTP/2, credentials included. The broker's own transport then speaks
+	// HTTP/1.1 only; a Base that speaks HTTP/2 shows them.
 	Base http.RoundTripper
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
@@ -104,6 +110,11 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	}
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()
+	}
+	if o.Logger != nil && printsHTTP2() {
+		quietly(func() {
+			o.Logger.Warn("credential: GODEBUG has http2debug: net/http prints credentials that are sent over HTTP/2; the library's own transports use HTTP/1.1, others must not use HTTP/2")
+		})
 	}
 	return b, nil
 }

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskcred/taskcred/identity/secret"
@@ -374,7 +376,7 @@ func (t *Transport[S]) RequireTransportSecurity() bool { return true }
 // environment, which a repository's .env file could set, and room for the
 // bursts of agents.
 func newBase() *http.Transport {
-	return &http.Transport{
+	own := &http.Transport{
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
@@ -383,4 +385,16 @@ func newBase() *http.Transport {
 		MaxResponseHeaderBytes: 256 << 10,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 	}
+	if printsHTTP2() {
+		own.Protocols = new(http.Protocols)
+		own.Protocols.SetHTTP1(true)
+	}
+	return own
+}
+
+// printsHTTP2 reports whether GODEBUG makes net/http print every header that
+// it sends over HTTP/2, credentials included. net/http looks for the same words.
+func printsHTTP2() bool {
+	e := os.Getenv("GODEBUG")
+	return strings.Contains(e, "http2debug=1") || strings.Contains(e, "http2debug=2")
 }

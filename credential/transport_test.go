@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -635,5 +636,24 @@ func TestOwnBase(t *testing.T) {
 	}
 	if base.TLSClientConfig.MinVersion < tls.VersionTLS12 || base.TLSClientConfig.InsecureSkipVerify {
 		t.Error("TLS is weaker than 1.2")
+	}
+}
+
+// A process that prints what it sends over HTTP/2 is warned of once for each
+// broker, and the broker's own transport sends nothing over it.
+func TestHTTP2Debug(t *testing.T) {
+	for debug, prints := range map[string]bool{"": false, "http2debug=0": false, "netdns=1": false, "http2debug=1": true, "netdns=1,http2debug=2": true} {
+		t.Setenv("GODEBUG", debug)
+		var log bytes.Buffer
+		newBroker(t, &mint{}, func(o *credential.BrokerOptions) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		newBroker(t, &mint{}) // without a logger
+		newBroker(t, &mint{}, func(o *credential.BrokerOptions) { o.Logger = slog.New(panicHandler{}) })
+		warned := strings.Count(log.String(), "level=WARN") == 1 && strings.Contains(log.String(), "http2debug")
+		if warned != prints || !prints && log.Len() != 0 {
+			t.Errorf("GODEBUG=%s: logged %q", debug, log.String())
+		}
+		if p := credential.NewBase().Protocols; prints != (p != nil && p.HTTP1() && !p.HTTP2()) {
+			t.Errorf("GODEBUG=%s: protocols %v", debug, p)
+		}
 	}
 }

@@ -86,6 +86,10 @@ type Config struct {
 	// and the size of headers itself. Nil means a transport of the Issuer's own,
 	// without a proxy from the environment, that trusts the system's certificate
 	// authorities, with TLS 1.2 or later; see [Issuer.CloseIdleConnections].
+	//
+	// With http2debug=1 or 2 in GODEBUG, net/http prints what it sends over HTTP/2,
+	// tokens included. The Issuer's own transport then speaks HTTP/1.1 only; a Base
+	// that speaks HTTP/2 shows them.
 	Base http.RoundTripper
 
 	// Timeout bounds each request, from the connection to the last byte of the

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -150,7 +151,7 @@ func closeBody(r *http.Request) {
 // http.DefaultTransport it asks the environment for no proxy: someone who
 // sets HTTPS_PROXY must not learn where tokens come from.
 func newTransport() *http.Transport {
-	return &http.Transport{
+	own := &http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           64,
@@ -159,4 +160,11 @@ func newTransport() *http.Transport {
 		TLSHandshakeTimeout:    defaultTimeout,
 		MaxResponseHeaderBytes: maxHeader,
 	}
+	// net/http prints what it sends over HTTP/2, the form with its tokens
+	// included, where it finds one of these words.
+	if e := os.Getenv("GODEBUG"); strings.Contains(e, "http2debug=1") || strings.Contains(e, "http2debug=2") {
+		own.Protocols = new(http.Protocols)
+		own.Protocols.SetHTTP1(true)
+	}
+	return own
 }

@@ -353,6 +353,12 @@ func TestOwnTransport(t *testing.T) {
 	if tr.TLSClientConfig.MinVersion < tls.VersionTLS12 || tr.TLSClientConfig.InsecureSkipVerify || !tr.ForceAttemptHTTP2 {
 		t.Error("TLS is weaker than it should be")
 	}
+	for debug, prints := range map[string]bool{"": false, "http2debug=0": false, "http2debug=1": true, "netdns=1,http2debug=2": true} {
+		t.Setenv("GODEBUG", debug)
+		if p := exchange.NewTransport().Protocols; prints != (p != nil && p.HTTP1() && !p.HTTP2()) {
+			t.Errorf("GODEBUG=%s: protocols %v", debug, p)
+		}
+	}
 	if tr.MaxIdleConnsPerHost < 32 || tr.IdleConnTimeout == 0 || tr.MaxResponseHeaderBytes == 0 {
 		t.Error("a limit is missing")
 	}
