@@ -332,7 +332,7 @@ func (t *Task) carry(u *use) {
 	}
 }
 
-// forget takes a call that is over off the list that is over.
+// forget takes a call that is over off the list.
 func (t *Task) forget(u *use) {
 	t.mu.Lock()
 	delete(t.calls, u)
