@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -343,6 +344,47 @@ func TestHTTPOverLoopback(t *testing.T) {
 	if _, err := i.Issue(t.Context(), request(t)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A name that leads to another address than its owner's, by a forged or rebound
+// answer of DNS, costs a greeting: without the name's certificate no request is
+// made there. That is why https needs no rules about addresses.
+func TestNameOfAnotherAddress(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS() // its certificate is trusted, for example.com
+	defer s.Close()
+	tr := exchange.NewTransport()
+	tr.TLSClientConfig.RootCAs = s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	var sent wiretap
+	tr.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, s.Listener.Addr().String())
+		sent.Conn = conn
+		return &sent, err
+	}
+	i := newIssuer(t, exchange.Config{
+		TokenURL: "https://as.test/token", RevocationURL: "https://as.test/revoke", IntrospectionURL: "https://as.test/introspect",
+		AssertionAudience: "as", Workload: &workload{}, Base: tr,
+	})
+	for _, op := range operations(t, i) {
+		sent.text = nil
+		wantError(t, op(t.Context()), credential.ErrIssuer, "tls")
+		if !bytes.Contains(sent.text, []byte("as.test")) { // the name, in the greeting
+			t.Error("no connection was made")
+		}
+		credentialtest.NoLeak(t, sent.text, canary)
+	}
+}
+
+// wiretap keeps what is sent.
+type wiretap struct {
+	net.Conn
+	text []byte
+}
+
+func (w *wiretap) Write(p []byte) (int, error) {
+	w.text = append(w.text, p...)
+	return w.Conn.Write(p)
 }
 
 func TestOwnTransport(t *testing.T) {

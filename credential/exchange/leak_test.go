@@ -58,13 +58,13 @@ func TestNoEcho(t *testing.T) {
 			"html":        echo(status, "text/html; charset="+canary, plain),
 			"encoded":     echo(status, "application/json", encoded),
 		} {
-			_, i := tlsServer(t, h)
+			s, i := tlsServer(t, h)
 			for op, f := range operations(t, i) {
 				err := f(t.Context())
 				if err == nil && (op != "revoke" || status != 200) {
 					t.Errorf("%d %s %s: no error", status, name, op)
 				}
-				if text := fmt.Sprint(err); !said[text] {
+				if text := strings.ReplaceAll(fmt.Sprint(err), s.Listener.Addr().String(), "host"); !said[text] { // printing takes long
 					said[text] = true
 					credentialtest.NoLeak(t, err, canary, svid, "subject."+canary)
 				}
