@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	htmltemplate "html/template"
 	"log/slog"
 	"strings"
 	"testing"
+	"text/template"
 
 	"github.com/taskcred/taskcred/identity/secret"
 )
@@ -26,8 +28,8 @@ func TestNothingShows(t *testing.T) {
 	raw := "CNRY" + rand.Text()
 	text := secret.New(raw)
 	f := foreign{text, text, &text}
-	for _, v := range []any{text, &text, f, &f, []secret.Text{text}, map[string]secret.Text{"k": text}, []any{text}} {
-		for _, verb := range strings.Split("v +v #v s q x X d t p T U e b o c", " ") {
+	for _, v := range []any{text, &text, f, &f, struct{ f foreign }{f}, []secret.Text{text}, map[string]secret.Text{"k": text}, []any{text}} {
+		for _, verb := range strings.Split("v +v #v s q x X d t p T U e b o O c w f g", " ") {
 			check(t, verb, fmt.Sprintf("%"+verb, v), raw)
 		}
 		if b, err := json.Marshal(v); err == nil {
@@ -37,6 +39,11 @@ func TestNothingShows(t *testing.T) {
 			check(t, "xml", string(b), raw)
 		}
 		var b bytes.Buffer
+		_ = template.Must(template.New("").Parse(`{{.}}{{js .}}{{printf "%#v" .}}`)).Execute(&b, v)
+		_ = htmltemplate.Must(htmltemplate.New("").Parse(`{{.}}<a onclick="f({{.}})">`)).Execute(&b, v)
+		check(t, "a template", b.String(), raw)
+		_ = gob.NewEncoder(&b).Encode(v)
+		check(t, "gob", b.String(), raw)
 		slog.New(slog.NewTextHandler(&b, nil)).Info("m", "k", v, slog.Group("g", "k", v))
 		slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "k", v, slog.Group("g", "k", v))
 		check(t, "slog", b.String(), raw)

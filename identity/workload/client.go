@@ -65,7 +65,7 @@ func dial(ctx context.Context, address string) (*workloadapi.Client, error) {
 // fetch asks the agent for a JWT-SVID of ours for audience. It is a fetchFunc,
 // and where go-spiffe's type, which prints its token, becomes ours.
 func (s *Source) fetch(ctx context.Context, audience string) (identity.Assertion, time.Time, error) {
-	svid, err := s.client.FetchJWTSVID(ctx, jwtsvid.Params{Subject: s.id, Audience: audience})
+	svid, err := s.client().FetchJWTSVID(ctx, jwtsvid.Params{Subject: s.id, Audience: audience})
 	switch {
 	case err != nil:
 		err = fmt.Errorf("workload: no JWT-SVID for %q: %w", audience, err)

@@ -9,11 +9,15 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/identity/workload"
@@ -79,6 +83,9 @@ func TestNothingPrintsASecret(t *testing.T) {
 		t.Errorf("printed as %s", got)
 	}
 
+	// Printers that follow pointers come through gRPC to what it has read.
+	credentialtest.NoReach(t, self, secrets...)
+
 	// Everything that is logged, through refusals and a change of identity.
 	agent.SetTTL(-time.Minute, -time.Minute)
 	for _, aud := range []string{"b", "c"} {
@@ -116,5 +123,58 @@ func canaries(t *testing.T, self *workload.Source, token string) []string {
 		token, strings.Split(token, ".")[2], hex.EncodeToString([]byte(token)),
 		base64.StdEncoding.EncodeToString(raw), fmt.Sprint(raw), hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)),
 		number.String(), fmt.Sprintf("%#v", number),
+	}
+}
+
+// GODEBUG=http2debug makes gRPC print frames, and its own variables make it
+// talk. Neither shows what the agent gives: in a child process, which is this
+// test again.
+func TestNothingPrintsASecretWhenDebugged(t *testing.T) {
+	if path := os.Getenv("TASKCRED_CHILD"); path != "" {
+		_, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+		self := open(t, agent, workload.Options{Logger: slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		a, err := self.Assertion(t.Context(), audience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		svid, err := self.X509SVID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := svid.PrivateKey.(*ecdsa.PrivateKey).Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal([][]byte{[]byte(secret.Reveal(a.Token)), key})
+		if err == nil {
+			err = os.WriteFile(path, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	path := filepath.Join(t.TempDir(), "secrets")
+	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNothingPrintsASecretWhenDebugged$")
+	c.Env = append(os.Environ(), "TASKCRED_CHILD="+path, "GODEBUG=http2debug=2", "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99")
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var secrets [][]byte
+	if err := json.Unmarshal(text, &secrets); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secrets {
+		credentialtest.NoLeak(t, out, string(s))
+	}
+	for _, want := range []string{"FetchJWTSVID", "[core]"} { // it does print
+		if !bytes.Contains(out, []byte(want)) {
+			t.Errorf("the output has no %q", want)
+		}
 	}
 }

@@ -88,7 +88,7 @@ func (o *Options) logger() *slog.Logger {
 // Workload API. Open makes one, Close ends it. It is safe for concurrent use.
 type Source struct {
 	id         spiffeid.ID
-	client     *workloadapi.Client
+	client     func() *workloadapi.Client // a func, so that no printer finds what gRPC buffers
 	svids      *svids
 	bundles    *bundles
 	assertions *assertions
@@ -146,7 +146,7 @@ func Open(ctx context.Context, o *Options) (*Source, error) {
 }
 
 func newSource(client *workloadapi.Client, o *Options) *Source {
-	s := &Source{client: client}
+	s := &Source{client: func() *workloadapi.Client { return client }}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.closing = sync.OnceValue(s.close)
 	log, now := o.logger(), newClock()
@@ -160,13 +160,13 @@ func newSource(client *workloadapi.Client, o *Options) *Source {
 // begun after the first has answered, so that its first answer is the agent's,
 // and not that there is no agent yet.
 func (s *Source) start(ctx context.Context) error {
-	s.watch(func(ctx context.Context) error { return s.client.WatchX509Context(ctx, s.svids) })
+	s.watch(func(ctx context.Context) error { return s.client().WatchX509Context(ctx, s.svids) })
 	chosen, err := s.svids.first(ctx)
 	if err != nil {
 		return err
 	}
 	s.id = chosen.id
-	s.watch(func(ctx context.Context) error { return s.client.WatchJWTBundles(ctx, s.bundles) })
+	s.watch(func(ctx context.Context) error { return s.client().WatchJWTBundles(ctx, s.bundles) })
 	return s.bundles.wait(ctx)
 }
 
@@ -245,7 +245,7 @@ func (s *Source) close() error {
 	s.stop()
 	s.assertions.close()
 	s.watches.Wait()
-	return s.client.Close()
+	return s.client().Close()
 }
 
 // String returns "workload.Source(<id>)".
