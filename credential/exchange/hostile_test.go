@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,9 +17,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/credentialtest"
@@ -153,7 +151,8 @@ const (
 type hostile struct {
 	name    string
 	answer  credentialtest.Answer
-	code    string   // of the refusal; "" is accepted
+	code    string // of the refusal; "" is accepted
+	reason  credential.Reason
 	revoked []string // at once; of what was accepted, when the task ends
 	scope   func(*scope.Spec)
 	bad     string // the token named "bad"
@@ -161,13 +160,16 @@ type hostile struct {
 
 // says is a row with a body that has the usual members.
 func says(name, members, code string, revoked ...string) hostile {
-	return hostile{name: name, answer: credentialtest.Answer{Body: "{" + theOne + bearer + members + "}"}, code: code, revoked: revoked}
+	return body(name, "{"+theOne+bearer+members+"}", code, revoked...)
 }
 
 // body is a row with a body of its own.
 func body(name, body, code string, revoked ...string) hostile {
-	return hostile{name: name, answer: credentialtest.Answer{Body: body}, code: code, revoked: revoked}
+	return hostile{name: name, answer: credentialtest.Answer{Body: body}, code: code, reason: credential.ErrRefused, revoked: revoked}
 }
+
+// none says that the answer is not taken for one that issues anything.
+func (h hostile) none() hostile { h.reason = credential.ErrIssuer; return h }
 
 func (h hostile) with(f func(*scope.Spec)) hostile { h.scope = f; return h }
 
@@ -188,6 +190,7 @@ func hostileAnswers() []hostile {
 	two := func(s *scope.Spec) { s.Permissions = []string{"refunds:create", "refunds:read"} }
 	narrow := func(s *scope.Spec) { two(s); s.AcceptNarrower = true }
 	none := func(s *scope.Spec) { s.Permissions = nil }
+	payment := func(s *scope.Spec) { s.Details = `[{"type":"payment","amount":1}]` }
 	good := "{" + theOne + bearer + "}"
 	deep := strings.Repeat("[", 10000) + strings.Repeat("]", 10000)
 	rows := []hostile{
@@ -206,6 +209,9 @@ func hostileAnswers() []hostile {
 		says("scope in another order", `,"scope":"refunds:read refunds:create"`, "", a).with(two),
 		says("scope where none was asked for", `,"scope":"admin"`, "scope", a).with(none),
 		says("scope null", `,"scope":null`, "", a),
+		says("scope repeated", `,"scope":"refunds:create refunds:create"`, "", a),
+		says("scope with a space before", `,"scope":" refunds:create"`, "bad_scope", a),
+		says("scope of 10,000", `,"scope":"`+strings.Repeat("a ", 10000)+`a"`, "bad_scope", a),
 		says("scope with a prefix", `,"scope":"refunds:create/../admin"`, "scope", a),
 		says("scope by line break", `,"scope":"refunds:create\nadmin"`, "bad_scope", a),
 		says("scope by no-break space", `,"scope":"refunds:create\u00a0admin"`, "bad_scope", a),
@@ -215,6 +221,13 @@ func hostileAnswers() []hostile {
 		says("scope in a case twin", `,"Scope":"admin"`, "bad_json", a),
 		says("details nobody asked for", `,"authorization_details":[{"type":"payment"}]`, "authorization_details", a),
 		says("details none", `,"authorization_details":[]`, "", a),
+		says("details as asked", `,"authorization_details":[{"amount":1,"type":"payment"}]`, "", a).with(payment),
+		says("details missing", ``, "authorization_details", a).with(payment),
+		says("details of more", `,"authorization_details":[{"type":"payment","amount":1},{"type":"payment","amount":1}]`, "authorization_details", a).with(payment),
+		says("details with one more right", `,"authorization_details":[{"type":"payment","amount":1,"recurring":true}]`, "authorization_details", a).with(payment),
+		says("details with a number as text", `,"authorization_details":[{"type":"payment","amount":"1"}]`, "authorization_details", a).with(payment),
+		says("details with a member twice", `,"authorization_details":[{"type":"payment","amount":1,"amount":1}]`, "authorization_details", a).with(payment),
+		says("details in a case twin", `,"Authorization_Details":[{"type":"payment"}]`, "bad_json", a),
 		says("details not a list", `,"authorization_details":"x"`, "bad_authorization_details", a),
 		// Types.
 		typed("type of a token in another case", `,"token_type":"bEARER"`, issued, ""),
@@ -246,7 +259,7 @@ func hostileAnswers() []hostile {
 		says("more depth", `,"x":`+deep, "bad_json"),
 		says("member twice", `,"x":1,"x":2`, "bad_json", a),
 		says("lifetime twice", `,"expires_in":1`, "bad_json", a),
-		says("size", `,"x":"`+strings.Repeat("x", 64<<10)+`"`, "body_too_large"),
+		says("size", `,"x":"`+strings.Repeat("x", 64<<10)+`"`, "body_too_large").none(),
 		says("just not too large", `,"x":"`+strings.Repeat("x", 60<<10)+`"`, "", a),
 		says("many members", func() string {
 			var b strings.Builder
@@ -264,30 +277,39 @@ func hostileAnswers() []hostile {
 		body("token a number", `{"access_token":12345678,`+bearer+`}`, "unreadable_token"),
 		body("token a list", `{"access_token":["<token:a>"],`+bearer+`}`, "unreadable_token"),
 		body("token an object", `{"access_token":{"value":"<token:a>"},`+bearer+`}`, "unreadable_token"),
+		says("error null", `,"error":null`, "", a),
+		says("error empty beside a token", `,"error":""`, "error", a),
+		says("error in a case twin", `,"Error":"invalid_grant"`, "bad_json", a),
 		says("error beside a token", `,"error":"invalid_grant"`, "invalid_grant", a),
-		body("error alone", `{"error":"invalid_grant"}`, "invalid_grant"),
-		body("error that echoes", `{"error":"<form:subject_token>","error_description":"<form:client_assertion>"}`, "error"),
+		body("error alone", `{"error":"invalid_grant"}`, "invalid_grant").none(),
+		body("error that echoes", `{"error":"<form:subject_token>","error_description":"<form:client_assertion>"}`, "error").none(),
 		// Status and content type.
 		body("201", good, "http_201", a).status(201),
+		body("203 of a proxy", good, "http_203", a).status(203),
 		body("202", good, "http_202", a).status(202),
 		body("206", good, "http_206", a).status(206),
-		body("400 with a token", good, "http_400").status(400),
-		body("401 with a token", good, "http_401").status(401),
-		body("500 with a token", good, "http_500").status(500),
-		body("204", "", "http_204").status(204),
-		body("303", good, "redirect").status(303).header("Location", "https://evil.example.com/"),
-		body("307 to oneself", good, "redirect").status(307).header("Location", tokenURL),
-		body("HTML", "<html>", "content_type").header("Content-Type", "text/html"),
+		body("400 with a token", good, "http_400").status(400).none(),
+		body("401 with a token", good, "http_401").status(401).none(),
+		body("500 with a token", good, "http_500").status(500).none(),
+		body("204", "", "http_204").status(204).none(),
+		body("303", good, "redirect").status(303).header("Location", "https://evil.example.com/").none(),
+		body("307 to oneself", good, "redirect").status(307).header("Location", tokenURL).none(),
+		body("HTML", "<html>", "content_type").header("Content-Type", "text/html").none(),
 		body("a token as HTML", good, "content_type", a).header("Content-Type", "text/html"),
 		body("a token as text/json", good, "content_type", a).header("Content-Type", "text/json"),
 		body("a token as nothing", good, "content_type", a).header("Content-Type"),
+		body("a token as a problem", good, "content_type", a).header("Content-Type", "application/problem+json"),
+		body("a token as two things in one", good, "content_type", a).header("Content-Type", "application/json, text/html"),
 		body("a token as two things", good, "content_type", a).header("Content-Type", "application/json", "text/html"),
-		body("a token as a form", "access_token=<token:a>&token_type=Bearer", "content_type").header("Content-Type", "application/x-www-form-urlencoded"),
+		body("a token as a form", "access_token=<token:a>&token_type=Bearer", "content_type").header("Content-Type", "application/x-www-form-urlencoded").none(),
 		body("charset", good, "", a).header("Content-Type", "application/json; charset=utf-8"),
-		body("unknown encoding", good, "content_encoding").header("Content-Encoding", "br"),
+		body("unknown encoding", good, "content_encoding").header("Content-Encoding", "br").none(),
 		// Tokens that are not the server's to give.
 		body("our subject token", `{"access_token":"<form:subject_token>",`+bearer+`}`, "foreign_token"),
 		body("our assertion", `{"access_token":"<form:client_assertion>",`+bearer+`}`, "foreign_token"),
+		body("our assertion as the actor", `{"access_token":"<form:actor_token>",`+bearer+`}`, "foreign_token"),
+		body("our subject token in escapes", `{"access_token":"\u0073ubject.`+canary+`",`+bearer+`}`, "foreign_token"),
+		body("our subject token, to refresh with our assertion", `{"access_token":"<form:subject_token>","refresh_token":"<form:client_assertion>",`+bearer+`}`, "foreign_token"),
 		body("our subject token, refused for another reason", `{"access_token":"<form:subject_token>","token_type":"N_A"}`, "token_type"),
 		says("our subject token to refresh", `,"refresh_token":"<form:subject_token>"`, "", a),
 		says("our assertion to refresh", `,"refresh_token":"<form:client_assertion>"`, "", a),
@@ -320,7 +342,8 @@ func hostileAnswers() []hostile {
 	// Tokens that no header may hold. They were issued, so they are revoked.
 	for name, text := range map[string]string{
 		"CR and LF": `\r\nX-Evil: y`, "NUL": `\u0000`, "DEL": `\u007f`, "space": ` `, "tab": `\t`, "quote": `\"`, "comma": `,`,
-		"not ASCII": `ö`, "line separator": `\u2028`, "emoji": `\ud83d\ude00`, "17 KiB": strings.Repeat("x", 17<<10),
+		"not ASCII": `ö`, "a backslash": `\\`, "an escape sequence": `\u001b[31m`, "a no-break space": `\u00a0`, "dots alone": strings.Repeat(".", 40<<10),
+		"line separator": `\u2028`, "emoji": `\ud83d\ude00`, "17 KiB": strings.Repeat("x", 17<<10),
 	} {
 		h := body("token with "+name, `{"access_token":"bad`+text+`",`+bearer+`}`, "unusable_token", "bad")
 		if err := json.Unmarshal([]byte(`"bad`+text+`"`), &h.bad); err != nil {
@@ -350,12 +373,16 @@ func TestHostileAnswers(t *testing.T) {
 					tt.scope(&spec)
 				}
 				ctx, task := start(t, forAlice(time.Hour))
-				outcome(t, st.call(ctx, tool(t, spec)), tt.code)
+				err := st.call(ctx, tool(t, spec))
+				outcome(t, err, tt.code)
+				if tt.code != "" && !errors.Is(err, tt.reason) {
+					t.Errorf("got %v, want the reason %q", err, tt.reason)
+				}
 				synctest.Wait()
 				if tt.code != "" {
 					checkRevoked(t, st.script, tt.revoked)
-					if n := st.count(credential.EventRefused); n != 1 || len(st.shown) != 0 {
-						t.Errorf("%d events, %d calls of the tool; want one and none", n, len(st.shown))
+					if len(st.shown) != 0 {
+						t.Errorf("%d calls of the tool, want none", len(st.shown))
 					}
 				} else if checkRevoked(t, st.script, nil); len(st.shown) != 1 {
 					t.Errorf("the tool was called %d times", len(st.shown))
@@ -370,8 +397,71 @@ func TestHostileAnswers(t *testing.T) {
 				if left := st.Ledger().Leases(); len(left) != 0 || evil != 0 {
 					t.Errorf("%d leases are left, %d requests went elsewhere", len(left), evil)
 				}
+				synctest.Wait() // the sink is told of a revocation after End
+				st.checkEvents(t, tt)
 			})
 		})
+	}
+}
+
+// Without a subject the request is no exchange: an answer need not say what
+// type was issued, and what it says counts all the same. A client that has a
+// secret must not be made to revoke it, nor to show it to the tool.
+func TestHostileAnswersWithoutSubject(t *testing.T) {
+	for _, tt := range []hostile{
+		typed("issued type missing", `,"token_type":"Bearer"`, ``, ""),
+		typed("issued type null", `,"token_type":"Bearer"`, `,"issued_token_type":null`, ""),
+		typed("issued type as of an exchange", `,"token_type":"Bearer"`, `,"issued_token_type":"`+typeAccess+`"`, ""),
+		typed("issued type refresh token", `,"token_type":"Bearer"`, `,"issued_token_type":"urn:ietf:params:oauth:token-type:refresh_token"`, "issued_token_type"),
+		typed("issued type unknown", `,"token_type":"Bearer"`, `,"issued_token_type":"urn:x"`, "issued_token_type"),
+		typed("issued type a number", `,"token_type":"Bearer"`, `,"issued_token_type":1`, "issued_token_type"),
+		body("our secret", `{"access_token":"<form:client_secret>",`+bearer+`}`, "foreign_token"),
+		says("our secret to refresh", `,"refresh_token":"<form:client_secret>"`, "", "a"),
+		says("our secret to refresh, refused", `,"refresh_token":"<form:client_secret>","scope":"admin"`, "scope", "a"),
+		body("our secret in an error", `{"error":"<form:client_secret>","error_description":"<form:client_secret>"}`, "error").none(),
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st := newStage(t, &credentialtest.Script{Token: []credentialtest.Answer{tt.answer}})
+				st.open(t, exchange.Config{Issuer: issuerID, ClientID: "agent", ClientSecret: secret.New("s3." + canary), Base: st.net}, st.net)
+				ctx, task := start(t, credential.TaskOptions{})
+				err := st.call(ctx, tool(t, refundSpec()))
+				outcome(t, err, tt.code)
+				if tt.code != "" && !errors.Is(err, tt.reason) || tt.code == "" && len(st.shown) != 1 || tt.code != "" && len(st.shown) != 0 {
+					t.Errorf("%v; the tool was called %d times", err, len(st.shown))
+				}
+				if err := task.End(ctx); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				checkRevoked(t, st.script, tt.revoked)
+				st.checkEvents(t, tt)
+			})
+		})
+	}
+}
+
+// checkEvents checks that there is one event of the decision, and one of the
+// revocation of an access token, if it was ours to revoke; no others.
+func (st *stage) checkEvents(t testing.TB, h hostile) {
+	t.Helper()
+	want := []credential.EventKind{credential.EventIssued}
+	if h.code != "" {
+		want[0] = credential.EventRefused
+	}
+	if slices.ContainsFunc(h.revoked, func(name string) bool { return name != "r" }) { // which is one to refresh
+		want = append(want, credential.EventRevoked)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	var got []credential.EventKind
+	for _, e := range st.events {
+		if got = append(got, e.Kind); e.Kind == credential.EventRefused && (e.Code != h.code || e.Reason != h.reason) {
+			t.Errorf("the event says %q, %q", e.Reason, e.Code)
+		}
+	}
+	if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		t.Errorf("events %v, want %v", got, want)
 	}
 }
 
@@ -432,50 +522,129 @@ func TestHostileLifetimes(t *testing.T) {
 	}
 }
 
-// A JWT that is another one than was asked for.
+// jwtOf makes a JWT whose signature nobody here could check.
+func jwtOf(header, claims string) string {
+	e := base64.RawURLEncoding
+	return e.EncodeToString([]byte(header)) + "." + e.EncodeToString([]byte(claims)) + "." + e.EncodeToString([]byte("signature"))
+}
+
+// A JWT that is another one than was asked for. Who issued it, and whom it
+// names, is not compared: whoever takes the token sees that.
 func TestHostileJWT(t *testing.T) {
 	type claims = map[string]any
+	const header, audience = `{"alg":"HS256"}`, "https://pay.example.com/v1/refunds"
+	const impersonation, delegation = credential.ActingImpersonation, credential.ActingDelegation
+	claim := func(name string, value any) func(claims) { return func(c claims) { c[name] = value } }
+	in := func(name string, d time.Duration) func(claims) { // by the clock of the bubble
+		return func(c claims) { c[name] = time.Now().Add(d).Unix() }
+	}
 	for _, tt := range []struct {
 		name   string
 		edit   func(claims)
 		code   string
 		acting credential.Acting
+		text   string // in place of the claims
+		header string // "" is the usual one
 	}{
-		{"impersonation", func(claims) {}, "", credential.ActingImpersonation},
-		{"delegation", func(c claims) { c["act"] = claims{"sub": workloadID.String()} }, "", credential.ActingDelegation},
-		{"audience other", func(c claims) { c["aud"] = "https://other.example.com" }, "aud", ""},
-		{"audience more", func(c claims) { c["aud"] = []string{"https://pay.example.com/v1/refunds", "https://other.example.com"} }, "aud", ""},
-		{"audience none", func(c claims) { delete(c, "aud") }, "aud", ""},
-		{"audience a look-alike", func(c claims) { c["aud"] = "https://pay.example.com.evil.com/v1/refunds" }, "aud", ""},
-		{"bound to a key", func(c claims) { c["cnf"] = claims{"jkt": "x"} }, "cnf", ""},
-		{"scope wider inside", func(c claims) { c["scope"] = "refunds:create admin" }, "scope", ""},
-		{"scope a number", func(c claims) { c["scope"] = 1 }, "jwt", ""},
-		{"expired", func(c claims) { c["exp"] = time.Now().Add(-time.Second).Unix() }, "exp", ""},
-		{"in an hour", func(c claims) { c["nbf"] = time.Now().Add(time.Hour).Unix() }, "nbf", ""},
+		{name: "as asked", edit: func(claims) {}, acting: impersonation},
+		{name: "actor", edit: claim("act", claims{"sub": workloadID.String()}), acting: delegation},
+		{name: "actor of another name", edit: claim("act", claims{"sub": "https://as.example.com/agents/1"}), acting: delegation},
+		{name: "actor null", edit: claim("act", nil), acting: impersonation},
+		{name: "actor a text", edit: claim("act", workloadID.String()), code: "jwt"},
+		{name: "actors without end", text: `{"aud":"` + audience + `","act":` + strings.Repeat(`{"act":`, 1000) + "{}" + strings.Repeat("}", 1000) + `}`, acting: delegation},
+		{name: "issuer other", edit: claim("iss", "https://evil.example.com"), acting: impersonation},
+		{name: "subject other", edit: claim("sub", "bob"), acting: impersonation},
+
+		{name: "audience in a list", edit: claim("aud", []string{audience}), acting: impersonation},
+		{name: "audience other", edit: claim("aud", "https://other.example.com"), code: "aud"},
+		{name: "audience more", edit: claim("aud", []string{audience, "https://other.example.com"}), code: "aud"},
+		{name: "audience twice", edit: claim("aud", []string{audience, audience}), code: "aud"},
+		{name: "audience none", edit: func(c claims) { delete(c, "aud") }, code: "aud"},
+		{name: "audience null", edit: claim("aud", nil), code: "jwt"},
+		{name: "audience empty", edit: claim("aud", ""), code: "aud"},
+		{name: "audience of nobody", edit: claim("aud", []string{}), code: "aud"},
+		{name: "audience a number", edit: claim("aud", 1), code: "jwt"},
+		{name: "audience a look-alike", edit: claim("aud", "https://pay.example.com.evil.com/v1/refunds"), code: "aud"},
+		{name: "audience above", edit: claim("aud", "https://pay.example.com/v1"), code: "aud"},
+		{name: "audience in another case", edit: claim("aud", "https://PAY.example.com/v1/refunds"), code: "aud"},
+		{name: "audience the server's own", edit: claim("aud", issuerID), code: "aud"},
+		{name: "audience in a case twin", text: `{"AUD":"` + audience + `"}`, code: "aud"},
+		{name: "audience given twice", text: `{"aud":"` + audience + `","aud":"https://other.example.com"}`, code: "jwt"},
+
+		{name: "bound to a key", edit: claim("cnf", claims{"jkt": "x"}), code: "cnf"},
+		{name: "bound to a certificate", edit: claim("cnf", claims{"x5t#S256": "x"}), code: "cnf"},
+		{name: "bound to something", edit: claim("cnf", claims{}), code: "cnf"},
+		{name: "bound to a text", edit: claim("cnf", "x"), code: "jwt"},
+		{name: "bound to null", edit: claim("cnf", nil), acting: impersonation},
+
+		{name: "scope as asked", edit: claim("scope", "refunds:create"), acting: impersonation},
+		{name: "scope wider", edit: claim("scope", "refunds:create admin"), code: "scope"},
+		{name: "scope other", edit: claim("scope", "admin"), code: "scope"},
+		{name: "scope empty", edit: claim("scope", ""), code: "scope"},
+		{name: "scope a number", edit: claim("scope", 1), code: "jwt"},
+		{name: "scp as asked", edit: claim("scp", []string{"refunds:create"}), acting: impersonation},
+		{name: "scp a text", edit: claim("scp", "refunds:create"), acting: impersonation},
+		{name: "scp wider", edit: claim("scp", []string{"refunds:create", "admin"}), code: "scope"},
+		{name: "scp wider in one", edit: claim("scp", []string{"refunds:create admin"}), code: "scope"},
+		{name: "scp wider beside a scope", edit: func(c claims) { c["scope"], c["scp"] = "refunds:create", "refunds:create admin" }, code: "scope"},
+		{name: "scp of numbers", edit: claim("scp", []any{"refunds:create", 1}), code: "scope"},
+		{name: "scp an object", edit: claim("scp", claims{"admin": true}), code: "scope"},
+		{name: "details nobody asked for", edit: claim("authorization_details", []claims{{"type": "payment"}}), code: "authorization_details"},
+		{name: "details not a list", edit: claim("authorization_details", claims{"type": "payment"}), code: "authorization_details"},
+
+		{name: "expired", edit: in("exp", -time.Second), code: "exp"},
+		{name: "expired in 1970", edit: claim("exp", 0), code: "exp"},
+		{name: "expired before that", edit: claim("exp", -1), code: "exp"},
+		{name: "exp a text", edit: claim("exp", "9999999999"), code: "jwt"},
+		{name: "exp a list", edit: claim("exp", []int{1}), code: "jwt"},
+		{name: "exp beyond all time", text: `{"aud":"` + audience + `","exp":1e30}`, code: "jwt"},
+		{name: "exp in 9999", edit: claim("exp", 253402300799), acting: impersonation},
+		{name: "in an hour", edit: in("nbf", time.Hour), code: "nbf"},
+		{name: "in 9999", edit: claim("nbf", 253402300799), code: "nbf"},
+		{name: "nbf beyond all time", text: `{"aud":"` + audience + `","nbf":9223372036854775807}`, code: "jwt"},
+		{name: "by a clock that is fast", edit: in("nbf", 30*time.Second), acting: impersonation},
+
+		{name: "algorithm none", edit: func(claims) {}, header: `{"alg":"none"}`, code: "jwt"},
+		{name: "algorithm unknown", edit: func(claims) {}, header: `{"alg":"XX1"}`, code: "jwt"},
+		{name: "algorithm none behind white space", edit: func(claims) {}, header: " {\"alg\":\"none\"}", code: "jwt"},
+		{name: "claims not JSON", text: `aud`, code: "jwt"},
+		{name: "claims a list", text: `[]`, code: "jwt"},
+		{name: "claims cut off", text: `{"aud":"` + audience + `"`, code: "jwt"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := claims{"aud": "https://pay.example.com/v1/refunds", "exp": time.Now().Add(time.Minute).Unix(), "sub": "alice"}
-				tt.edit(c)
-				signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: []byte(strings.Repeat("k", 32))}, nil)
-				if err != nil {
-					t.Fatal(err)
+				if tt.text == "" {
+					c := claims{"aud": audience, "sub": "alice"}
+					tt.edit(c)
+					text, err := json.Marshal(c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					tt.text = string(text)
 				}
-				text, err := jwt.Signed(signer).Claims(c).Serialize()
-				if err != nil {
-					t.Fatal(err)
+				if tt.header == "" {
+					tt.header = header
 				}
 				st := newStage(t, &credentialtest.Script{Token: []credentialtest.Answer{{Body: "{" + theOne + bearer + "}"}}})
-				st.script.Mark("a", secret.New(text))
-				ctx, _ := start(t, forAlice(time.Hour))
-				cred, err := st.Credential(ctx, tool(t, refundSpec()))
+				st.script.Mark("a", secret.New(jwtOf(tt.header, tt.text)))
+				ctx, task := start(t, forAlice(time.Hour))
+				err := st.call(ctx, tool(t, refundSpec()))
 				outcome(t, err, tt.code)
 				synctest.Wait()
 				if tt.code != "" {
 					checkRevoked(t, st.script, []string{"a"})
-				} else if cred.Acting() != tt.acting || time.Until(cred.Expires()) > time.Minute {
-					t.Errorf("acting %q until %v", cred.Acting(), cred.Expires())
+					if !errors.Is(err, credential.ErrRefused) || len(st.shown) != 0 {
+						t.Errorf("%v; the tool was called %d times", err, len(st.shown))
+					}
+				} else if got := st.events[0].Lease.Acting; got != tt.acting || len(st.shown) != 1 {
+					t.Errorf("acting %q, want %q; the tool was called %d times", got, tt.acting, len(st.shown))
 				}
+				if err := task.End(ctx); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				checkRevoked(t, st.script, []string{"a"})
+				st.checkEvents(t, hostile{code: tt.code, reason: credential.ErrRefused, revoked: []string{"a"}})
 			})
 		})
 	}
