@@ -40,8 +40,8 @@ func TestManyTasks(t *testing.T) {
 	goroutinesReturn(t)
 	b := newBroker(t, forgetful{})
 	s := tool(t, "pay")
-	one := func() {
-		ctx, task, err := credential.StartTask(context.Background(), credential.TaskOptions{})
+	one := func(ctx context.Context) {
+		ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,22 +52,33 @@ func TestManyTasks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 1000 {
-		one()
-	}
-	before := heap()
-	for range tasks {
-		one()
-	}
-	if grown := heap() - before; grown > 64<<20 {
-		t.Errorf("the heap grew by %d MiB over %d tasks", grown>>20, tasks)
-	}
+	keepsNothing(t, tasks, func() { one(context.Background()) })
 	if n := len(b.Ledger().Leases()); n != 0 {
 		t.Errorf("%d leases left", n)
+	}
+	// The same as steps of one task.
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	keepsNothing(t, tasks/2, func() { one(ctx) })
+}
+
+// keepsNothing does something n times and fails when more than 100 bytes of
+// each remain, or 64 MiB of all.
+func keepsNothing(t *testing.T, n int, do func()) {
+	t.Helper()
+	for range 1000 {
+		do()
+	}
+	before := heap()
+	for range n {
+		do()
+	}
+	if grown := heap() - before; grown > min(64<<20, 256<<10+100*int64(n)) {
+		t.Errorf("the heap grew by %d KiB over %d", grown>>10, n)
 	}
 }
 
 func heap() int64 {
+	runtime.GC() // what is pooled, or interned, goes with the second
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -101,6 +112,98 @@ func TestGreedyTask(t *testing.T) {
 	if err := task.End(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// Many scopes, one after another, leave nothing behind either: what makes them
+// small to compare is not kept for ever.
+func TestManyScopes(t *testing.T) {
+	b := newBroker(t, forgetful{}, func(o *credential.BrokerOptions) { o.MaxCached, o.Base = 10, noop{} })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	n := 0
+	keepsNothing(t, 5000, func() {
+		n++
+		s := tool(t, fmt.Sprint("s", n))
+		resp, err := b.Client(s).Do(request(t, ctx, "GET", fmt.Sprintf("https://s%d.test/v1", n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
+}
+
+// Many calls of one task leave nothing behind in the task, its context or that
+// of the calls.
+func TestManyCalls(t *testing.T) {
+	b := newBroker(t, forgetful{}, func(o *credential.BrokerOptions) { o.Base = noop{} })
+	_, task := startTask(t, credential.TaskOptions{})
+	own, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	client := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task}).Client()
+	keepsNothing(t, 20_000, func() {
+		resp, err := client.Do(request(t, own, "GET", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
+}
+
+// A credential that is held has no goroutine.
+func TestManyLeases(t *testing.T) {
+	const leases = 3000
+	b := newBroker(t, forgetful{})
+	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: leases, EndTimeout: time.Minute})
+	before := runtime.NumGoroutine()
+	for i := range leases {
+		if _, err := b.Credential(ctx, tool(t, fmt.Sprint("s", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "flights are over", func() bool { return runtime.NumGoroutine() <= before })
+	if n := len(b.Ledger().Leases()); n != leases {
+		t.Errorf("%d leases", n)
+	}
+	if err := task.End(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// In a full cache, too, a greedy task pushes out its own credentials and nobody
+// else's.
+func TestGreedyTaskInAFullCache(t *testing.T) {
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 100 })
+	s := tool(t, "pay")
+	var modest []context.Context
+	for range 70 {
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		modest = append(modest, ctx)
+	}
+	use := func() {
+		for _, ctx := range modest {
+			if _, err := b.Credential(ctx, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	use()
+	greedy, _ := startTask(t, credential.TaskOptions{})
+	step := must(credential.StartTask(greedy, credential.TaskOptions{}))
+	for i := range 1000 {
+		if i == 500 { // and another step does not help
+			greedy = step
+		}
+		resp, err := b.Client(tool(t, fmt.Sprint("s", i))).Do(request(t, greedy, "GET", fmt.Sprintf("https://s%d.test/v1", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	use()
+	if n := m.issues(); n != 1000+len(modest) {
+		t.Errorf("%d exchanges: %d credentials of others were pushed out", n, n-1000-len(modest))
+	}
+	eventually(t, "what was pushed out is revoked", func() bool { return len(m.alive()) == 100 })
 }
 
 // In a cache that is much too small every caller still gets what was minted for

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"slices"
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -16,14 +17,25 @@ import (
 // hit there takes no lock and writes to nothing that two tasks share.
 type cache struct {
 	lru     *lru.Cache[key, *lease]
-	evicted *lease // by the last put
+	size    int
+	held    map[*Task]int // leases of each task and its steps
+	evicted *lease        // by the last put
 }
 
 func newCache(size int) *cache {
-	c := &cache{}
-	// It fails for sizes below one only.
-	c.lru, _ = lru.NewWithEvict(size, func(_ key, l *lease) { c.evicted = l })
+	c := &cache{size: size, held: map[*Task]int{}}
+	c.lru, _ = lru.NewWithEvict(size, c.left) // fails for sizes below one only
 	return c
+}
+
+// left notes that a lease is out, because it was evicted or removed.
+func (c *cache) left(k key, l *lease) {
+	c.evicted = l
+	l.task.reach.remove(l)
+	root := k.task.root
+	if c.held[root]--; c.held[root] == 0 {
+		delete(c.held, root)
+	}
 }
 
 // peek returns the lease of a key. The cache does not learn of the use; see
@@ -40,18 +52,31 @@ func (c *cache) touch(k key) { c.lru.Get(k) }
 
 // put enters a lease and returns those that lost their place: one it replaces,
 // of which golang-lru does not tell, or the one that was evicted for it.
+//
+// In a full cache a task that holds a quarter of it, with its steps, makes room
+// for itself: one that asks for ever more scopes pushes out nobody else's.
 func (c *cache) put(k key, l *lease) (out []*lease) {
-	if old, ok := c.lru.Peek(k); ok && old != l {
-		out = append(out, old)
-	}
+	root := k.task.root
 	c.evicted = nil
-	if c.lru.Add(k, l) {
+	switch old, ok := c.lru.Peek(k); {
+	case ok && old == l:
+		return nil
+	case ok:
+		out = append(out, old)
+		old.task.reach.remove(old)
+		c.held[root]--
+	case c.lru.Len() == c.size && c.held[root] >= max(c.size/4, 1):
+		keys := c.lru.Keys() // oldest first
+		if i := slices.IndexFunc(keys, func(x key) bool { return x.task.root == root }); i >= 0 {
+			c.lru.Remove(keys[i])
+		}
+	}
+	c.lru.Add(k, l)
+	c.held[root]++
+	k.task.reach.put(c, l)
+	if c.evicted != nil {
 		out = append(out, c.evicted)
 	}
-	for _, old := range out {
-		old.task.reach.remove(old)
-	}
-	k.task.reach.put(c, l)
 	return out
 }
 
@@ -59,7 +84,6 @@ func (c *cache) put(k key, l *lease) (out []*lease) {
 func (c *cache) remove(l *lease) {
 	if x, ok := c.lru.Peek(l.key); ok && x == l {
 		c.lru.Remove(l.key)
-		l.task.reach.remove(l)
 	}
 }
 

@@ -43,8 +43,8 @@ func (l *Ledger) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credent
 // Leases returns the inventory: what is pending, live, being revoked, or
 // unrevocable and not yet dead, oldest first.
 func (l *Ledger) Leases() []Lease {
-	l.sweep(func(*lease) bool { return true })
 	all := l.find(func(*lease) bool { return true })
+	l.sweep(all)
 	out := make([]Lease, 0, len(all))
 	for _, x := range all {
 		if f, ok := l.snapshot(x); ok {
@@ -113,7 +113,7 @@ func (l *Ledger) Block(ctx context.Context, match func(Lease) bool) (unblock fun
 func (l *Ledger) open(x *lease) *Error {
 	x.facts.Issued = readClock().time()
 	if err := x.task.claim(l); err != nil {
-		l.sweep(func(y *lease) bool { return y.task == x.task })
+		l.sweep(l.of(x.task.root)) // and nobody else's: that would hold others up
 		if err = x.task.claim(l); err != nil {
 			return err
 		}
@@ -300,9 +300,9 @@ func (l *Ledger) leave(x *lease) (left bool) {
 }
 
 // sweep closes those leases whose tokens have died by themselves.
-func (l *Ledger) sweep(which func(*lease) bool) {
+func (l *Ledger) sweep(all []*lease) {
 	now := readClock()
-	for _, x := range l.find(which) {
+	for _, x := range all {
 		if l.expired(x, now) {
 			l.expire(context.Background(), x)
 		}

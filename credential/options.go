@@ -47,7 +47,8 @@ type BrokerOptions struct {
 	Base http.RoundTripper
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
-	// One that is evicted while it lives is revoked when no call carries it.
+	// One that is evicted while it lives is revoked when no call carries it; where
+	// one task holds a quarter of them, its own make room for its next ones.
 	MaxCached int
 
 	// IssueTimeout bounds one request to the issuer, retries of its own included.
