@@ -159,6 +159,8 @@ func newTransport() *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    defaultTimeout,
 		MaxResponseHeaderBytes: maxHeader,
+		// What a server may send before anybody reads: 4 MiB by default.
+		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 2 * maxBody},
 	}
 	// net/http prints what it sends over HTTP/2, the form with its tokens
 	// included, where it finds one of these words.

@@ -401,7 +401,8 @@ func TestOwnTransport(t *testing.T) {
 			t.Errorf("GODEBUG=%s: protocols %v", debug, p)
 		}
 	}
-	if tr.MaxIdleConnsPerHost < 32 || tr.IdleConnTimeout == 0 || tr.MaxResponseHeaderBytes == 0 {
+	if tr.MaxIdleConnsPerHost < 32 || tr.IdleConnTimeout == 0 || tr.MaxResponseHeaderBytes == 0 ||
+		tr.HTTP2 == nil || tr.HTTP2.MaxReceiveBufferPerStream == 0 {
 		t.Error("a limit is missing")
 	}
 }
