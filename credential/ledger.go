@@ -174,6 +174,9 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	old := l.tokens[x.print]
 	if old != nil && !old.sameAs(x) {
 		l.mu.Unlock()
+		if secret.Equal(x.extra, old.extra) {
+			x.extra = secret.Text{} // to revoke it may take old's token with it (RFC 7009 section 2.1)
+		}
 		l.close(x)
 		x.owner.orphan(ctx, x)
 		return orRefused(refused, x.key.scope.Name(), "foreign_token", "the answer is a token that is in use elsewhere")

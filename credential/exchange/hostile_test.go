@@ -687,6 +687,30 @@ func TestSameTokenForTwoKeys(t *testing.T) {
 	})
 }
 
+// The same where a refresh token comes along both times: to revoke that one is
+// to revoke the access token, where servers do as RFC 7009 section 2.1 says.
+func TestSameRefreshTokenForTwoKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, &credentialtest.Script{Token: []credentialtest.Answer{{Body: "{" + theOne + bearer + `,"refresh_token":"<token:r>"}`}}})
+		ctx, task := start(t, forAlice(time.Hour))
+		other, otherTask := start(t, forAlice(time.Hour))
+		s := tool(t, refundSpec())
+		if err := st.call(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		outcome(t, st.call(other, s), "foreign_token")
+		if err := otherTask.End(other); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		checkRevoked(t, st.script, nil)
+		if err := errors.Join(st.call(ctx, s), task.End(ctx)); err != nil {
+			t.Error(err)
+		}
+		checkRevoked(t, st.script, []string{"a", "r"})
+	})
+}
+
 // Some servers give the token that they gave before. For the same key it is
 // the same credential; it is revoked once.
 func TestSameTokenAgain(t *testing.T) {
