@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/scope"
 )
 
 // SetClocks parts the wall clock from the monotonic one: both are moved by
@@ -34,6 +36,12 @@ func Challenges(s string) (schemes []string, params []map[string]string) {
 func Peek(token string) (isJWT bool, err error) {
 	_, isJWT, err = peek(token)
 	return isJWT, err
+}
+
+// Believe reports whether a token is accepted for s, by what it says of itself.
+func Believe(s scope.Any, token string) bool {
+	_, err := verify(s, identity.Subject{}, TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer"}, readClock())
+	return err == nil
 }
 
 // NewBase is the transport of a broker whose options have none.

@@ -5,7 +5,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -381,4 +384,52 @@ func TestUnreadableJWT(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
+}
+
+// A JWT that is accepted is read alike by encoding/json: for one audience, not
+// bound, with the permissions that were asked for and no details, not expired.
+func FuzzClaims(f *testing.F) {
+	for _, c := range []string{
+		`{"aud":"https://pay.test/v1","scope":"a b","exp":9999999999}`, `{"aud":["https://pay.test"],"scp":["a","b"],"nbf":0}`,
+		`{"aud":"https://pay.test","aud":"https://evil.test"}`, `{"aud":"https://pay.test","cnf":{},"act":{"sub":"x"}}`,
+		`{"aud":"https://pay.test","scp":"a b c","authorization_details":[{"type":"x"}]}`, `{"aud":"https://pay.test","exp":1e30}`,
+	} {
+		f.Add(c)
+	}
+	s := tool(f, "pay", func(s *scope.Spec) { s.Permissions = []string{"a", "b"} }).Any()
+	header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256"}`))
+	f.Fuzz(func(t *testing.T, text string) {
+		if !credential.Believe(s, header+"."+base64.RawURLEncoding.EncodeToString([]byte(text))+".c2ln") {
+			return
+		}
+		var c map[string]any
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			t.Fatalf("accepted %q, which is %v", text, err)
+		}
+		list := func(v any) []string {
+			if l, ok := v.([]any); ok {
+				return strings.Fields(strings.Trim(fmt.Sprint(l), "[]"))
+			}
+			return strings.Fields(fmt.Sprint(v))
+		}
+		if aud := list(c["aud"]); len(aud) != 1 || !slices.Contains([]string{"https://pay.test/v1", "https://pay.test", "https://pay.test/"}, aud[0]) {
+			t.Errorf("accepted for %q: %s", aud, text)
+		}
+		if details, _ := c["authorization_details"].([]any); c["cnf"] != nil || len(details) > 0 {
+			t.Errorf("accepted with a binding or details: %s", text)
+		}
+		for _, name := range []string{"scope", "scp"} {
+			if granted := list(c[name]); c[name] != nil && (!slices.Contains(granted, "a") || !slices.Contains(granted, "b") ||
+				slices.ContainsFunc(granted, func(p string) bool { return p != "a" && p != "b" })) {
+				t.Errorf("accepted with %q: %s", granted, text)
+			}
+		}
+		now := float64(time.Now().Unix())
+		if exp, ok := c["exp"].(float64); c["exp"] != nil && (!ok || exp < now-1) {
+			t.Errorf("accepted although expired: %s", text)
+		}
+		if nbf, ok := c["nbf"].(float64); c["nbf"] != nil && (!ok || nbf > now+61) {
+			t.Errorf("accepted before its time: %s", text)
+		}
+	})
 }
