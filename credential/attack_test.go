@@ -1025,7 +1025,9 @@ func TestLeasesForgetsALeaseInUse(t *testing.T) {
 func TestExpiredOnce(t *testing.T) {
 	const leases = 2000
 	var clock, expired atomic.Int64
-	defer credential.SetClocks(func() (time.Duration, time.Duration) { return time.Duration(clock.Load()), 0 })()
+	defer credential.SetClocks(func() (time.Duration, time.Duration) {
+		return time.Duration(clock.Load()), time.Duration(clock.Load())
+	})()
 	b := newBroker(t, &mint{ttl: time.Minute}, func(o *credential.BrokerOptions) {
 		o.Events = func(e credential.Event) {
 			if e.Kind == credential.EventExpired {

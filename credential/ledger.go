@@ -263,13 +263,20 @@ func (l *Ledger) left(x *lease) time.Duration {
 }
 
 // expired reports whether the token has died by itself, by the issuer's word.
-func (l *Ledger) expired(x *lease, now instant) bool {
+// doubt says that the wall clock alone has it so, which somebody may have set:
+// it is worth one attempt at revoking it, and nobody has made one.
+func (l *Ledger) expired(x *lease, now instant) (dead, doubt bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if x.facts.State == LeaseLive && x.expires.IsZero() {
-		return false // nobody knows, and a call carries it
+		return false, false // nobody knows, and a call carries it
 	}
-	return x.facts.ID != 0 && now.reached(x.dies)
+	select {
+	case <-x.tried:
+	default:
+		doubt = now.mono < x.dies.mono
+	}
+	return x.facts.ID != 0 && now.reached(x.dies), doubt
 }
 
 // close takes a lease out of the ledger: its token is dead, or never came.
@@ -306,7 +313,10 @@ func (l *Ledger) leave(x *lease) (left bool) {
 func (l *Ledger) sweep(all []*lease) {
 	now := readClock()
 	for _, x := range all {
-		if l.expired(x, now) {
+		switch dead, doubt := l.expired(x, now); {
+		case dead && doubt:
+			l.revoke(context.Background(), x)
+		case dead:
 			l.expire(context.Background(), x)
 		}
 	}

@@ -172,8 +172,13 @@ func (r *revoker) tryOnce(v *revocation) {
 	if !ok {
 		return
 	}
-	if l.ledger.expired(l, readClock()) {
+	if dead, doubt := l.ledger.expired(l, readClock()); dead && !doubt {
 		l.ledger.expire(v.ctx, l)
+		return
+	}
+	if f.State == LeaseUnrevocable { // the wall clock went back while it waited
+		v.due = time.Now().Add(l.ledger.left(l))
+		r.put(v)
 		return
 	}
 	err := r.attempt(v)

@@ -39,7 +39,8 @@ type TaskOptions struct {
 	Subject identity.Subject
 
 	// Timeout is how long the task may last; then it ends by itself. Zero means
-	// 15 minutes. A step also ends when its parent does.
+	// 15 minutes. A step also ends when its parent does. Where a machine slept
+	// meanwhile, the next use ends it.
 	Timeout time.Duration
 
 	// EndTimeout bounds how long End waits for revocations. Zero means 2 seconds.
@@ -142,6 +143,9 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	}
 	o = o.fill()
 	if parent != nil {
+		if parent.over(now) {
+			return ctx, nil, &Error{Reason: ErrTaskEnded}
+		}
 		var err error
 		if o, err = o.inherit(parent); err != nil {
 			return ctx, nil, err
@@ -269,7 +273,10 @@ func (t *Task) permits(s scope.Any) bool {
 
 // over reports whether the task has ended, by End, its context or either clock.
 func (t *Task) over(now instant) bool {
-	return t.ctx.Err() != nil || now.reached(t.until)
+	if now.reached(t.until) {
+		t.cancel() // as its timer would, which stands still while the machine sleeps
+	}
+	return t.ctx.Err() != nil
 }
 
 // subjectOver reports whether the subject's token has expired.
