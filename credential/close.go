@@ -3,11 +3,11 @@ package credential
 import "context"
 
 // Close refuses new work, cancels what is being issued, revokes every
-// credential of the broker, and stops what it started. It waits at most 2
-// seconds and returns nil when all are revoked, else an [*UnrevokedError] that
-// names those left, those that were still being issued included; nobody tries
-// them again. Close is idempotent, and every call returns the same. A
-// [Task.End] that comes later is safe.
+// credential of the broker, has the last events told, and stops what it
+// started. It waits at most 2 seconds and returns nil when all are revoked, else
+// an [*UnrevokedError] that names those left, those that were still being issued
+// included; nobody tries them again. Close is idempotent, and every call returns
+// the same. A [Task.End] that comes later is safe.
 func (b *Broker[S]) Close() error {
 	if b.closed.CompareAndSwap(false, true) {
 		b.close()
@@ -34,4 +34,5 @@ func (b *Broker[S]) close() {
 	for _, closeIdle := range b.idle {
 		closeIdle()
 	}
+	b.revoker.heard(ctx) // a program ends here, and its audit trail should not end before
 }

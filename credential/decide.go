@@ -30,7 +30,7 @@ func decide(ctx context.Context, p policy.Decider, r *policy.Request) (d policy.
 // its error.
 func (b *Broker[S]) deny(ctx context.Context, t *Task, a scope.Any, err error, reasons []string) error {
 	if b.events.wants(ctx, EventDenied) {
-		b.events.failed(ctx, EventDenied, b.facts(t, a), err, reasons)
+		b.events.record(ctx, failed(EventDenied, b.facts(t, a), err, reasons))
 	}
 	return err
 }
@@ -39,7 +39,7 @@ func (b *Broker[S]) deny(ctx context.Context, t *Task, a scope.Any, err error, r
 func (b *Broker[S]) refuse(ctx context.Context, l *lease, err *Error) {
 	if b.events.wants(ctx, EventRefused) {
 		f, _ := b.ledger.snapshot(l)
-		b.events.failed(ctx, EventRefused, f, err, nil)
+		b.events.record(ctx, failed(EventRefused, f, err, nil))
 	}
 }
 

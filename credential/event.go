@@ -69,7 +69,9 @@ func (r *recorder) wants(ctx context.Context, k EventKind) bool {
 }
 
 func (r *recorder) record(ctx context.Context, e Event) {
-	e.Time = readClock().time()
+	if e.Time.IsZero() {
+		e.Time = readClock().time()
+	}
 	if r.sink != nil {
 		quietly(func() { r.sink(e) })
 	}
@@ -128,11 +130,11 @@ func (e Event) attrs() []slog.Attr {
 	return attrs
 }
 
-// failed records an error as an event.
-func (r *recorder) failed(ctx context.Context, kind EventKind, facts Lease, err error, policy []string) {
+// failed makes an event of an error.
+func failed(kind EventKind, facts Lease, err error, policy []string) Event {
 	e := Event{Kind: kind, Lease: facts, Policy: policy}
 	if x, ok := err.(*Error); ok {
 		e.Reason, e.Code, e.Detail = x.Reason, x.Code, x.Detail
 	}
-	r.record(ctx, e)
+	return e
 }

@@ -110,6 +110,13 @@ func (m *mint) issues() int {
 	return len(m.asked)
 }
 
+// owned returns the request that a token was the answer to.
+func (m *mint) owned(token string) credential.TokenRequest[scope.Tool] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner[token]
+}
+
 // alive returns the tokens that were given and not revoked.
 func (m *mint) alive() []string {
 	m.mu.Lock()

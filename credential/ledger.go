@@ -329,7 +329,7 @@ func (l *Ledger) expire(ctx context.Context, x *lease) {
 		return
 	}
 	x.drop(x)
-	x.events.record(ctx, Event{Kind: EventExpired, Lease: f})
+	x.owner.record(ctx, x, Event{Kind: EventExpired, Lease: f})
 	x.owner.orphan(ctx, x)
 }
 

@@ -31,8 +31,11 @@ type BrokerOptions struct {
 	Logger *slog.Logger
 
 	// Events is called with the same decisions, uses of cached credentials
-	// included, synchronously and from many goroutines at once; it should be
-	// quick. Nil means nobody. Metrics and traces are made from it.
+	// included, from many goroutines at once; it should be quick. The call that
+	// was decided on waits for it. Revocations do not, unless 4,096 of their events
+	// wait for it already. It may call back; but asking for the very credential
+	// that it is told of means to wait for itself. All this goes for Logger, too.
+	// Nil means nobody. Metrics and traces are made from it.
 	Events func(Event)
 
 	// Base carries the requests of the broker's clients. Nil means a transport

@@ -17,12 +17,14 @@ const (
 	revokePause   = time.Second      // after the first failure; doubled for each further one
 	revokeMaxWait = time.Minute
 	unknownLife   = time.Hour // how long a token of unknown life is taken to live
+	maxUntold     = 4096      // events that wait for the sink; more of them hold up the revocations
 )
 
 // revoker revokes the tokens of one issuer in the background. There is one for
-// each broker, so that a slow server holds up nobody else's revocations. It
-// has no goroutine while there is nothing to do and, until it is closed, one
-// timer in all.
+// each broker, so that a slow server holds up nobody else's revocations. A slow
+// sink holds up none at all: what became of them is told by a goroutine of its
+// own. It has no goroutine while there is nothing to do and, until it is closed,
+// one timer in all.
 type revoker struct {
 	revoke func(context.Context, secret.Text, TokenHint) error // nil: cannot
 
@@ -33,6 +35,8 @@ type revoker struct {
 	queue   revocations
 	workers int
 	timer   *time.Timer
+	untold  []func()      // events, in order
+	telling chan struct{} // closed when the goroutine that tells them has done so; nil where none does
 }
 
 // revocation is one token to be revoked.
@@ -68,7 +72,7 @@ func (r *revoker) tryOrphan(v *revocation) {
 	e := issuerError(err, f.Scope.Name())
 	e.Reason = ErrUnrevoked
 	if v.failures == 0 {
-		v.lease.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+		r.record(v.ctx, v.lease, failed(EventRevokeFailed, f, e, nil))
 	}
 	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
 	v.failures++
@@ -150,7 +154,8 @@ func (r *revoker) try(v *revocation) {
 		if done {
 			return
 		}
-		// runtime.Goexit in the issuer or the sink ends this goroutine.
+		// runtime.Goexit in the issuer, or in a sink that is behind, ends this
+		// goroutine.
 		r.mu.Lock()
 		r.workers--
 		r.mu.Unlock()
@@ -183,11 +188,11 @@ func (r *revoker) tryOnce(v *revocation) {
 	}
 	err := r.attempt(v)
 	if err != nil {
-		l.tell() // before the sink, which may call End; where it was revoked, close tells
+		l.tell() // where it was revoked, close tells
 	}
 	if err == nil {
 		if l.ledger.close(l) {
-			l.events.record(v.ctx, Event{Kind: EventRevoked, Lease: f})
+			r.record(v.ctx, l, Event{Kind: EventRevoked, Lease: f})
 		}
 		return
 	}
@@ -200,11 +205,11 @@ func (r *revoker) tryOnce(v *revocation) {
 			r.put(v)
 		}
 		r.orphan(v.ctx, l)
-		l.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 		return
 	}
 	if v.failures == 0 {
-		l.events.failed(v.ctx, EventRevokeFailed, f, e, nil)
+		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 	}
 	pause := min(revokePause<<min(v.failures, 10), revokeMaxWait)
 	pause += rand.N(pause/4 + 1)
@@ -233,6 +238,68 @@ func (r *revoker) attempt(v *revocation) (err error) {
 	return err
 }
 
+// record has an event told. It does not wait for the observers, who may be slow
+// or call back into the ledger, unless too many events wait for them already.
+func (r *revoker) record(ctx context.Context, l *lease, e Event) {
+	if l.events.sink == nil && l.events.logger == nil {
+		return
+	}
+	e.Time = readClock().time()
+	tell := func() { l.events.record(ctx, e) }
+	r.mu.Lock()
+	full := len(r.untold) >= maxUntold
+	if !full {
+		r.untold = append(r.untold, tell)
+	}
+	start := !full && r.telling == nil
+	if start {
+		r.telling = make(chan struct{})
+	}
+	r.mu.Unlock()
+	if full {
+		tell()
+	} else if start {
+		go r.tellAll()
+	}
+}
+
+// tellAll tells events until there are none.
+func (r *revoker) tellAll() {
+	told := false
+	defer func() {
+		if !told { // runtime.Goexit in the sink; the others are still to be told
+			go r.tellAll()
+		}
+	}()
+	for {
+		r.mu.Lock()
+		if len(r.untold) == 0 {
+			close(r.telling)
+			r.untold, r.telling, told = nil, nil, true
+			r.mu.Unlock()
+			return
+		}
+		tell := r.untold[0]
+		r.untold = r.untold[1:]
+		r.mu.Unlock()
+		tell()
+	}
+}
+
+// heard waits until all events were told, or for ctx.
+func (r *revoker) heard(ctx context.Context) {
+	r.mu.Lock()
+	telling := r.telling
+	r.mu.Unlock()
+	if telling == nil {
+		return
+	}
+	select {
+	case <-telling:
+	case <-ctx.Done():
+	}
+}
+
 // close stops the revoker and returns what it has not done, to be abandoned.
 func (r *revoker) close() revocations {
 	r.stop()
@@ -252,7 +319,7 @@ func (r *revoker) abandon(v *revocation) {
 	l := v.lease
 	if f, ok := l.ledger.snapshot(l); ok || v.orphan {
 		if f.State != LeaseUnrevocable { // that was said before
-			l.events.failed(v.ctx, EventRevokeFailed, f, &Error{Reason: ErrClosed, Scope: f.Scope.Name()}, nil)
+			r.record(v.ctx, l, failed(EventRevokeFailed, f, &Error{Reason: ErrClosed, Scope: f.Scope.Name()}, nil))
 		}
 		if !v.orphan {
 			// One timer for each, and none where nothing is left: the ledger may be
