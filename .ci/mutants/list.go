@@ -2,89 +2,1417 @@ package main
 
 var mutants = []mutant{
 	// scope: what a request may reach
-	{"host compared by suffix", "scope/path.go", `return u.Host == host || isASCII`, `return strings.HasSuffix(u.Host, host) || isASCII`, "TestCovers"},
-	{"user part of a URL", "scope/any.go", `case u.User != nil:`, `case false:`, "TestCovers"},
-	{"opaque part of a URL", "scope/any.go", `case u.Opaque != "":`, `case false:`, "TestCovers"},
-	{"method", "scope/any.go", `case !hasWord(f.methods, method):`, `case false:`, "TestCovers"},
-	{"segment boundary", "scope/path.go", `return ok && (rest == "" || rest[0] == '/')`, `return ok && rest == rest`, "TestCovers"},
-	{"dot segments", "scope/path.go", `case name == "." || name == "..":`, `case name == ".....":`, "TestCovers"},
-	{"http that is not loopback", "scope/parse.go", `case u.Scheme == "http" && isLoopback(u.Hostname()):`, `case u.Scheme == "http":`, "TestBadSpecs"},
-	{"narrowing that widens", "scope/any.go", `case !hasWords(a.permissions, b.permissions):`, `case false:`, "TestNarrow"},
-
-	// credential: the path
-	{"request checked against the scope", "credential/transport.go", `	err := s.Covers(method(req), req.URL)`, `	var err error`, "TestOutOfScopeRequests"},
-	{"redirect checked on every hop", "credential/transport.go", `	err := s.Covers(method(req), req.URL)`, `	var err error`, "TestRedirects"},
-	{"Host header", "credential/transport.go", `case req.Host != "" && req.Host != req.URL.Host:`, `case false:`, "TestOutOfScopeRequests"},
-	{"other credentials on the request", "credential/headers.go", `!isCredentialHeader(c) && !isOverride(c)`, `!isOverride(c)`, "TestHeaders"},
-	{"headers that reframe", "credential/headers.go", `&& (c == k || !isFraming(c))`, ``, "TestOnTheWire"},
-	{"caller's trace", "credential/shield.go", `	ours := *theirs
-`, `	ours := *theirs
-	if true {
-		return ctx
-	}
-`, "TestHeaders"},
-	{"trace at the issuer", "credential/shield.go", `		return (*httptrace.ClientTrace)(nil)`, `		return f.values.Value(key)`, "TestIssuerIsNotTraced"},
-	{"policy's no", "credential/broker.go", `case !d.Allow || detail != "":`, `case detail != "":`, "TestPolicyOnEveryUse"},
-	{"policy's error", "credential/decide.go", `return policy.Decision{Reasons: d.Reasons}, "the policy gave no answer"`, `return d, ""`, "TestPolicyFailsClosed"},
-	{"policy's panic", "credential/decide.go", `d, detail = policy.Decision{}, "the policy panicked"`, `d = policy.Decision{Allow: true}`, "TestPolicyFailsClosed"},
-	{"policy that widens", "credential/broker.go", `ok && s.Any().Includes(d.Narrow)`, `ok`, "TestPolicyFailsClosed"},
-	{"task in the key", "credential/broker.go", `	k := key{task: t, scope: s.Any()}`, `	k := key{task: t.root, scope: s.Any()}`, "TestOneExchangePerKey"},
-	{"scope in the key", "credential/cache.go", `func (c *cache) peek(k key) (*lease, bool) { return c.of(k).Peek(k) }`, `func (c *cache) peek(k key) (*lease, bool) {
-	for _, x := range c.of(k).Keys() {
-		if x.task == k.task {
-			return c.of(k).Peek(x)
+	{
+		defence: "the scheme is the endpoint's",
+		file:    "scope/any.go",
+		old:     `case !sameFold(u.Scheme, f.scheme):`,
+		new:     `case false:`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "the host is compared whole",
+		file:    "scope/path.go",
+		old:     `return u.Host == host || isASCII`,
+		new:     `return strings.HasSuffix(u.Host, host) || isASCII`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "the port is the endpoint's",
+		file:    "scope/path.go",
+		old:     `return u.Host == host || isASCII`,
+		new:     `return u.Hostname() == host || isASCII`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "Unicode does not fold into a host",
+		file:    "scope/path.go",
+		old:     `isASCII(u.Host) && normalHost`,
+		new:     `normalHost`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "a user part is out",
+		file:    "scope/any.go",
+		old:     `case u.User != nil:`,
+		new:     `case false:`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "an opaque part is out",
+		file:    "scope/any.go",
+		old:     `case u.Opaque != "":`,
+		new:     `case false:`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "the method is listed",
+		file:    "scope/any.go",
+		old:     `case !hasWord(f.methods, method):`,
+		new:     `case false:`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "a path ends at a segment boundary",
+		file:    "scope/path.go",
+		old:     `return ok && (rest == "" || rest[0] == '/')`,
+		new:     `return ok && rest == rest`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "dot segments are out",
+		file:    "scope/path.go",
+		old:     `case name == "." || name == "..":`,
+		new:     `case name == ".....":`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "empty segments are out",
+		file:    "scope/path.go",
+		old:     `if segment == "" && more {`,
+		new:     `if false {`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "escaped slashes are out",
+		file:    "scope/path.go",
+		old:     `if strings.Contains(s, "/") {`,
+		new:     `if false {`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "a path is unescaped until nothing changes",
+		file:    "scope/path.go",
+		old:     `if d == s {`,
+		new:     `if d == s || depth == 1 {`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "an escape that is broken hides none behind it",
+		file:    "scope/path.go",
+		old: `		b.WriteByte(s[i])
+`,
+		new: `		if s[i] == '%' {
+			return s
 		}
+		b.WriteByte(s[i])
+`,
+		in:    "credential",
+		fails: tests{"TestDoubleDecodingWithABrokenEscape"},
+	},
+	{
+		defence: "backslashes and controls are out",
+		file:    "scope/path.go",
+		old:     `case strings.ContainsAny(s, "\\\x7f") ||`,
+		new:     `case false && strings.ContainsAny(s, "\\\x7f") ||`,
+		fails:   tests{"TestCovers"},
+	},
+	{
+		defence: "http is for loopback",
+		file:    "scope/parse.go",
+		old:     `case u.Scheme == "http" && isLoopback(u.Hostname()):`,
+		new:     `case u.Scheme == "http":`,
+		fails:   tests{"TestBadSpecs"},
+	},
+	{
+		defence: "an error shows no password",
+		file:    "scope/parse.go",
+		old:     `if i := strings.LastIndexByte(s, '@'); i >= 0 {`,
+		new:     `if i := strings.LastIndexByte(s, '@'); false {`,
+		fails:   tests{"TestBadSpecs"},
+	},
+	{
+		defence: "details say each thing once",
+		file:    "scope/parse.go",
+		old:     `if seen[name] {`,
+		new:     `if false {`,
+		fails:   tests{"TestBadSpecs"},
+	},
+	{
+		defence: "every field is part of the value",
+		file:    "scope/parse.go",
+		old: `		audience:       s.Audience,
+`,
+		new:   "",
+		fails: tests{"TestScopesAreValues"},
+	},
+	{
+		defence: "permissions narrow",
+		file:    "scope/any.go",
+		old:     `case !hasWords(a.permissions, b.permissions):`,
+		new:     `case false:`,
+		fails:   tests{"TestNarrow"},
+	},
+	{
+		defence: "a kind stays what it is",
+		file:    "scope/scope.go",
+		old:     `*p, ok = Tool{a}, a.Kind() == KindTool`,
+		new:     `*p, ok = Tool{a}, !a.IsZero()`,
+		fails:   tests{"TestKinds"},
+	},
+	{
+		defence: "no other type is a scope",
+		file:    "scope/scope.go",
+		old: `	Model | Retrieval | Tool
+`,
+		new: `	comparable
+`,
+		in:    "credential",
+		fails: tests{"TestDoesNotCompile/foreign.go", "TestDoesNotCompile/issuer.go", "TestDoesNotCompile/kinds.go", "TestDoesNotCompile/transport.go"},
+	},
+	{
+		defence: "credentials are not compared",
+		file:    "credential/credential.go",
+		old: `	_     [0]func() // == on credentials does not compile
+`,
+		new:   "",
+		fails: tests{"TestDoesNotCompile/compare.go"},
+	},
+
+	// policy: who may, now
+	{
+		defence: "a policy is asked on every use",
+		file:    "credential/broker.go",
+		old: `	s, reasons, err := b.ask(ctx, t, s, call)
+`,
+		new: `	reasons := []string(nil)
+	if _, ready := b.cache.peek(key{task: t, scope: s.Any()}); !ready {
+		s, reasons, err = b.ask(ctx, t, s, call)
 	}
-	return nil, false
-}`, "TestOneExchangePerKey"},
-	{"one exchange for many", "credential/flight.go", `	if f = b.flights[k]; f != nil {`, `	if f = b.flights[k]; false {`, "TestManyCallersFewExchanges"},
-	{"flight outlives its leader", "credential/flight.go", `	deserted := f.waiters == 0
-	if`, `	deserted := true
-	if`, "TestLeaderLeaves"},
-	{"clock read before use", "credential/broker.go", `	if !ok || !l.usable(now) || !l.acquire() {`, `	if !ok || !l.acquire() {`, "TestTwoClocks"},
-	{"both clocks", "credential/clock.go", `return i.wall >= deadline.wall || i.mono >= deadline.mono`, `return i.mono >= deadline.mono`, "TestTwoClocks"},
-	{"silence is for one call", "credential/mint.go", `		l.once, l.dies, l.until = true, sent.add(unknownLife), l.bounds()`, `		l.dies, l.until = sent.add(unknownLife), l.bounds()`, "TestOddLifetimes"},
-	{"zero lifetime", "credential/verify.go", `if r.ExpiresIn != nil && *r.ExpiresIn <= 0 {`, `if false {`, "TestOddLifetimes"},
-	{"wider scope", "credential/verify.go", `		if !slices.Contains(wanted, g) {`, `		if g == "" {`, "TestAnswers"},
-	{"other audience", "credential/verify.go", `	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {`, `	if false {`, "TestAnswers"},
-	{"other token type", "credential/verify.go", `	if !strings.EqualFold(r.TokenType, "Bearer") {`, `	if false {`, "TestAnswers"},
-	{"refused answers are revoked", "credential/ledger.go", `	if refused != nil {
+`,
+		fails: tests{"TestPolicyOnEveryUse"},
+	},
+	{
+		defence: "a no is a no",
+		file:    "credential/broker.go",
+		old:     `case !d.Allow || detail != "":`,
+		new:     `case detail != "":`,
+		fails:   tests{"TestPolicyFailsClosed/zero"},
+	},
+	{
+		defence: "an error is a no",
+		file:    "credential/decide.go",
+		old:     `return policy.Decision{Reasons: d.Reasons}, "the policy gave no answer"`,
+		new:     `return d, ""`,
+		fails:   tests{"TestPolicyFailsClosed/error"},
+	},
+	{
+		defence: "a panic is a no",
+		file:    "credential/decide.go",
+		old:     `d, detail = policy.Decision{}, "the policy panicked"`,
+		new:     `d = policy.Decision{Allow: true}`,
+		fails:   tests{"TestPolicyFailsClosed/panic"},
+	},
+	{
+		defence: "a policy does not widen",
+		file:    "credential/broker.go",
+		old:     `ok && s.Any().Includes(d.Narrow)`,
+		new:     `ok`,
+		fails:   tests{"TestPolicyFailsClosed/widening", "TestPolicyFailsClosed/other scope"},
+	},
+	{
+		defence: "what a policy narrowed holds for the request",
+		file:    "credential/transport.go",
+		old:     `if err := t.covers(granted, req); err != nil {`,
+		new:     `if err := error(nil); err != nil {`,
+		fails:   tests{"TestNarrowedRequest"},
+	},
+	{
+		defence: "what a policy narrowed holds for gRPC",
+		file:    "credential/transport.go",
+		old:     `if _, err := narrow.rpc(uri); err != nil {`,
+		new:     `if err := error(nil); narrow == nil {`,
+		fails:   tests{"TestGRPCOutsideTheNarrowing"},
+	},
+	{
+		defence: "a list allows what it lists",
+		file:    "scope/policy/policy.go",
+		old:     `if s.Includes(r.Scope) {`,
+		new:     `if s.Name() == r.Scope.Name() {`,
+		fails:   tests{"TestAllow"},
+	},
+	{
+		defence: "a policy has a time budget",
+		file:    "scope/policy/policy.go",
+		old:     `context.WithTimeout(ctx, budget)`,
+		new:     `context.WithCancel(ctx)`,
+		fails:   tests{"TestWithin/too late"},
+	},
+
+	// task: for whom, for what, how long
+	{
+		defence: "a bound task is the only one",
+		file:    "credential/broker.go",
+		old:     `if t != nil && t != bound {`,
+		new:     `if false {`,
+		fails:   tests{"TestBoundTask"},
+	},
+	{
+		defence: "Only is a limit",
+		file:    "credential/broker.go",
+		old:     `case !t.permits(s.Any()):`,
+		new:     `case false:`,
+		fails:   tests{"TestSteps"},
+	},
+	{
+		defence: "a step keeps the tenant",
+		file:    "credential/task.go",
+		old:     `case o.Tenant != p.Tenant:`,
+		new:     `case false:`,
+		fails:   tests{"TestSteps"},
+	},
+	{
+		defence: "a step keeps the subject",
+		file:    "credential/task.go",
+		old:     `case !o.Subject.Equal(p.Subject):`,
+		new:     `case false:`,
+		fails:   tests{"TestSteps"},
+	},
+	{
+		defence: "a step's Only lies within its parent's",
+		file:    "credential/task.go",
+		old: `	case i >= 0:
+		return o,`,
+		new: `	case false:
+		return o,`,
+		fails: tests{"TestSteps"},
+	},
+	{
+		defence: "a step ends by its parent's deadline",
+		file:    "credential/task.go",
+		old:     `parent.depth+1, earlier(t.until, parent.until)`,
+		new:     `parent.depth+1, t.until`,
+		fails:   tests{"TestSteps"},
+	},
+	{
+		defence: "a context's deadline is the task's",
+		file:    "credential/task.go",
+		old:     `if d, ok := ctx.Deadline(); ok {`,
+		new:     `if d, ok := ctx.Deadline(); ok && d.IsZero() {`,
+		fails:   tests{"TestDeadlineOfTheContext"},
+	},
+	{
+		defence: "nothing is asked for an expired subject",
+		file:    "credential/broker.go",
+		old:     `case t.subjectOver(now) && a.Kind() != scope.KindModel:`,
+		new:     `case false:`,
+		fails:   tests{"TestSubjectExpires"},
+	},
+	{
+		defence: "a credential does not outlive its subject",
+		file:    "credential/mint.go",
+		old:     `return earlier(l.task.until, l.task.subjectUntil)`,
+		new:     `return l.task.until`,
+		fails:   tests{"TestLifetimeIsBounded/subject"},
+	},
+	{
+		defence: "models see no subject",
+		file:    "credential/mint.go",
+		old: `	if a.Kind() == scope.KindModel {
+		return identity.Subject{}
+	}
+`,
+		new:   "",
+		fails: tests{"TestModelNeverCarriesTheSubject"},
+	},
+	{
+		defence: "a task has a bound",
+		file:    "credential/task.go",
+		old:     `case t.leases >= t.options.MaxLeases:`,
+		new:     `case false:`,
+		fails:   tests{"TestMaxLeases"},
+	},
+	{
+		defence: "a fact reads in one way",
+		file:    "credential/task.go",
+		old:     `case !utf8.ValidString(f.value):`,
+		new:     `case !utf8.ValidString(f.value) && f.name == "":`,
+		fails:   tests{"TestFactsThatReadTwoWays"},
+	},
+	{
+		defence: "a task that ended is forgotten",
+		file:    "credential/ledger.go",
+		old: `	delete(l.leases[root], x)
+`,
+		new:   "",
+		fails: tests{"TestManyTasks"},
+	},
+
+	// request: what is sent, and where
+	{
+		defence: "a request lies in the scope",
+		file:    "credential/transport.go",
+		old: `	err := s.Covers(method(req), req.URL)
+`,
+		new: `	var err error
+`,
+		fails: tests{"TestOutOfScopeRequests"},
+	},
+	{
+		defence: "so does every hop of a redirect",
+		file:    "credential/transport.go",
+		old: `	err := s.Covers(method(req), req.URL)
+`,
+		new: `	if req.Response != nil {
+		return nil
+	}
+	err := s.Covers(method(req), req.URL)
+`,
+		fails: tests{"TestRedirects"},
+	},
+	{
+		defence: "no redirect from elsewhere leads in",
+		file:    "credential/transport.go",
+		old:     `case t.redirectedIn(s, req):`,
+		new:     `case false:`,
+		fails:   tests{"TestRedirectFromElsewhere"},
+	},
+	{
+		defence: "the Host header is the URL's host",
+		file:    "credential/transport.go",
+		old:     `case req.Host != "" && req.Host != req.URL.Host:`,
+		new:     `case false:`,
+		fails:   tests{"TestOutOfScopeRequests"},
+	},
+	{
+		defence: "a gRPC call lies in the scope",
+		file:    "credential/transport.go",
+		old:     `if err := t.scope.Covers(http.MethodPost, u); err != nil {`,
+		new:     `if err := error(nil); err != nil {`,
+		fails:   tests{"TestGRPC"},
+	},
+	{
+		defence: "gRPC does not send in clear",
+		file:    "credential/transport.go",
+		old:     `RequireTransportSecurity() bool { return true }`,
+		new:     `RequireTransportSecurity() bool { return false }`,
+		fails:   tests{"TestGRPC"},
+	},
+	{
+		defence: "the caller's credentials are dropped",
+		file:    "credential/headers.go",
+		old:     `!isCredentialHeader(c) && !isOverride(c)`,
+		new:     `!isOverride(c)`,
+		fails:   tests{"TestHeaders"},
+	},
+	{
+		defence: "so are those in trailers",
+		file:    "credential/transport.go",
+		old:     `out.Trailer = cleanTrailer(req.Trailer)`,
+		new:     `out.Trailer = req.Trailer`,
+		fails:   tests{"TestTrailers"},
+	},
+	{
+		defence: "no header overrides the method",
+		file:    "credential/headers.go",
+		old:     `!isCredentialHeader(c) && !isOverride(c)`,
+		new:     `!isCredentialHeader(c)`,
+		fails:   tests{"TestMethodOverride"},
+	},
+	{
+		defence: "an underscore hides no header",
+		file:    "credential/headers.go",
+		old:     `strings.ReplaceAll(key, "_", "-")`,
+		new:     `strings.ReplaceAll(key, "_", "_")`,
+		fails:   tests{"TestEveryCredentialHeaderIsDropped"},
+	},
+	{
+		defence: "no header reframes the request",
+		file:    "credential/headers.go",
+		old:     `&& (c == k || !isFraming(c))`,
+		new:     "",
+		fails:   tests{"TestOnTheWire"},
+	},
+	{
+		defence: "the response has the caller's request",
+		file:    "credential/transport.go",
+		old:     `	resp.Request = req // the caller`,
+		new:     `	_ = req // the caller`,
+		fails:   tests{"TestHeaders"},
+	},
+	{
+		defence: "the caller's trace sees no credential",
+		file:    "credential/shield.go",
+		old:     `if !isCredentialHeader(canonical(key)) {`,
+		new:     `if true {`,
+		fails:   tests{"TestHeaders"},
+	},
+	{
+		defence: "nor does it follow to the issuer",
+		file:    "credential/shield.go",
+		old:     `return (*httptrace.ClientTrace)(nil)`,
+		new:     `return f.values.Value(key)`,
+		fails:   tests{"TestIssuerIsNotTraced"},
+	},
+	{
+		defence: "an error of the base repeats no token",
+		file:    "credential/transport.go",
+		old:     `} else if repeats(err, l.token) {`,
+		new:     `} else if false {`,
+		fails:   tests{"TestErrorsOfTheBase"},
+	},
+	{
+		defence: "a panic of the base takes nothing with it",
+		file:    "credential/transport.go",
+		old:     `resp, err = nil, errors.New("credential: the base transport panicked")`,
+		new:     `resp, err = &http.Response{Body: http.NoBody}, nil`,
+		fails:   tests{"TestBasePanics"},
+	},
+	{
+		defence: "no proxy from the environment",
+		file:    "credential/transport.go",
+		old: `		ForceAttemptHTTP2:      true,
+`,
+		new: `		ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
+`,
+		fails: tests{"TestOwnBase"},
+	},
+	{
+		defence: "what is good for one call is sent once",
+		file:    "credential/transport.go",
+		old:     `if l.once { // net/http`,
+		new:     `if false { // net/http`,
+		fails:   tests{"TestSingleUseIsSentOnce"},
+	},
+	{
+		defence: "an unsafe request arrives once",
+		file:    "credential/transport.go",
+		old: `		sendOnce(out.Header)
+`,
+		new:   "",
+		fails: tests{"TestUnsafeRequestsArriveOnce"},
+	},
+	{
+		defence: "an unsafe request is resent seldom",
+		file:    "credential/transport.go",
+		old:     `if left--; left < 0 {`,
+		new:     `if left--; false {`,
+		fails:   tests{"TestUnsafeRequestsAreResentSeldom"},
+	},
+	{
+		defence: "an unsafe request is not repeated",
+		file:    "credential/transport.go",
+		old: `		if !t.unsafe {
+			return false
+		}
+`,
+		new:   "",
+		fails: tests{"TestUnauthorized/POST"},
+	},
+	{
+		defence: "a rejected token is one strike",
+		file:    "credential/reject.go",
+		old:     `if !first {`,
+		new:     `if !first && false {`,
+		fails:   tests{"TestTwoCallsOneRejectedToken"},
+	},
+	{
+		defence: "issuing stops for a tool that always says no",
+		file:    "credential/reject.go",
+		old:     `if r.strikes++; r.strikes >= 2 {`,
+		new:     `if r.strikes++; false {`,
+		fails:   tests{"TestAlwaysUnauthorized"},
+	},
+	{
+		defence: "a tool that asks for more does not get it",
+		file:    "credential/transport.go",
+		old:     `case resp.StatusCode == http.StatusForbidden && wantsMore(resp.Header):`,
+		new:     `case false:`,
+		fails:   tests{"TestInsufficientScope"},
+	},
+
+	// cache and flights: whose token it is
+	{
+		defence: "a task has its own",
+		file:    "credential/broker.go",
+		old:     `k := key{task: t, scope: s.Any()}`,
+		new:     `k := key{task: t.root, scope: s.Any()}`,
+		fails:   tests{"TestOneExchangePerKey"},
+	},
+	{
+		defence: "a broker has its own",
+		file:    "credential/cache.go",
+		old:     `if p.scope == s && p.cache == c {`,
+		new:     `if p.scope == s {`,
+		fails:   tests{"TestReach"},
+	},
+	{
+		defence: "a fingerprint has a key",
+		file:    "credential/ledger.go",
+		old: `		_, _ = rand.Read(l.secret) // never fails
+`,
+		new: `		_ = rand.Reader
+`,
+		fails: tests{"TestFingerprints"},
+	},
+	{
+		defence: "a scope has its own",
+		file:    "credential/cache.go",
+		old:     `if p.scope == s && p.cache == c {`,
+		new:     `if p.cache == c {`,
+		fails:   tests{"TestOneExchangePerKey"},
+	},
+	{
+		defence: "one exchange for many callers",
+		file:    "credential/flight.go",
+		old:     `if f = b.flights[k]; f != nil {`,
+		new:     `if f = b.flights[k]; false {`,
+		fails:   tests{"TestManyCallersFewExchanges"},
+	},
+	{
+		defence: "a flight outlives its leader",
+		file:    "credential/flight.go",
+		old: `	deserted := f.waiters == 0
+`,
+		new: `	deserted := true
+`,
+		fails: tests{"TestLeaderLeaves"},
+	},
+	{
+		defence: "a token that nobody waits for is revoked",
+		file:    "credential/flight.go",
+		old: `	case f.waiters == 0:
+		idle = append(idle, l)
+`,
+		new:   "",
+		fails: tests{"TestLateTokenIsRevoked"},
+	},
+	{
+		defence: "a superseded token is revoked",
+		file:    "credential/cache.go",
+		old: `		out = append(out, old)
+`,
+		new:   "",
+		fails: tests{"TestRefresh"},
+	},
+	{
+		defence: "an evicted token is revoked",
+		file:    "credential/cache.go",
+		old:     `	if c.evicted != nil {`,
+		new:     `	if false {`,
+		fails:   tests{"TestEviction"},
+	},
+	{
+		defence: "a token dies by the wall clock",
+		file:    "credential/clock.go",
+		old:     `return i.wall >= deadline.wall || i.mono >= deadline.mono`,
+		new:     `return i.mono >= deadline.mono`,
+		fails:   tests{"TestTwoClocks/wall (the machine slept)"},
+	},
+	{
+		defence: "a token dies by the monotonic clock",
+		file:    "credential/clock.go",
+		old:     `return i.wall >= deadline.wall || i.mono >= deadline.mono`,
+		new:     `return i.wall >= deadline.wall`,
+		fails:   tests{"TestTwoClocks/monotonic (the wall clock was set back)"},
+	},
+	{
+		defence: "what is cached is looked at before use",
+		file:    "credential/broker.go",
+		old:     `if !ok || !l.usable(now) || !l.acquire() {`,
+		new:     `if !ok || !l.acquire() {`,
+		fails:   tests{"TestTwoClocks"},
+	},
+	{
+		defence: "what is good for one call is not handed out",
+		file:    "credential/broker.go",
+		old: `	case l.once:
+`,
+		new: `	case false:
+`,
+		fails: tests{"TestOneCallIsNotPortable/no lifetime"},
+	},
+	{
+		defence: "a single-use scope is not handed out",
+		file:    "credential/broker.go",
+		old:     `case portable && a.SingleUse():`,
+		new:     `case false:`,
+		fails:   tests{"TestOneCallIsNotPortable/the policy narrowed"},
+	},
+
+	// answer: what is believed
+	{
+		defence: "silence is for one call",
+		file:    "credential/mint.go",
+		old:     `l.once, l.dies, l.until = true, sent.add`,
+		new:     `l.dies, l.until = sent.add`,
+		fails:   tests{"TestOddLifetimes/missing is good for one call", "TestOddLifetimes/missing is not shared between concurrent callers"},
+	},
+	{
+		defence: "no lifetime is none",
+		file:    "credential/verify.go",
+		old:     `if r.ExpiresIn != nil && *r.ExpiresIn <= 0 {`,
+		new:     `if false {`,
+		fails:   tests{"TestOddLifetimes/zero", "TestOddLifetimes/-1ns", "TestOddLifetimes/-1h0m0s"},
+	},
+	{
+		defence: "MaxTTL bounds a credential",
+		file:    "credential/mint.go",
+		old:     `own = earlier(own, sent.add(m))`,
+		new:     `_ = m`,
+		fails:   tests{"TestLifetimeIsBounded/MaxTTL"},
+	},
+	{
+		defence: "a scope is not wider",
+		file:    "credential/verify.go",
+		old:     `if !slices.Contains(wanted, g) {`,
+		new:     `if g == "" {`,
+		fails:   tests{"TestAnswers/scope wider", "TestAnswers/scope wider, narrower accepted", "TestAnswers/scope where none was asked for", "TestAnswers/JWT with a wider scope"},
+	},
+	{
+		defence: "a scope is not narrower",
+		file:    "credential/verify.go",
+		old:     `if !slices.Contains(given, w) && !s.AcceptNarrower() {`,
+		new:     `if w == "" {`,
+		fails:   tests{"TestAnswers/scope narrower", "TestAnswers/scope empty"},
+	},
+	{
+		defence: "nor is that in a JWT wider",
+		file:    "credential/verify.go",
+		old:     `if c.Scope != nil {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/JWT with a wider scope"},
+	},
+	{
+		defence: "a JWT is for the endpoint",
+		file:    "credential/verify.go",
+		old:     `	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {`,
+		new:     `	if len(c.Audience) != 1 {`,
+		fails:   tests{"TestAnswers/JWT for somebody else", "TestAnswers/JWT not for the audience"},
+	},
+	{
+		defence: "a JWT is for the endpoint alone",
+		file:    "credential/verify.go",
+		old:     `	if len(c.Audience) != 1 || !slices`,
+		new:     `	if len(c.Audience) == 0 || !slices`,
+		fails:   tests{"TestAnswers/JWT for one more"},
+	},
+	{
+		defence: "a JWT is bound to no key",
+		file:    "credential/verify.go",
+		old:     `if c.Cnf != nil {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/JWT bound to a key"},
+	},
+	{
+		defence: "a JWT has not expired",
+		file:    "credential/verify.go",
+		old:     `if life <= 0 {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/JWT that has expired"},
+	},
+	{
+		defence: "a JWT that cannot be read is not opaque",
+		file:    "credential/verify.go",
+		old:     `if bad == nil && json.Valid(h)`,
+		new:     `if false && bad == nil && json.Valid(h)`,
+		fails:   tests{"TestScpAndUnknownAlg"},
+	},
+	{
+		defence: "a token is a Bearer token",
+		file:    "credential/verify.go",
+		old:     `if !strings.EqualFold(r.TokenType, "Bearer") {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/DPoP", "TestAnswers/N_A", "TestAnswers/no token type"},
+	},
+	{
+		defence: "details are those asked for",
+		file:    "credential/verify.go",
+		old:     `if d := s.Details(); d != "" && !scope.SameDetails(d, r.Details) {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/details other", "TestAnswers/details missing"},
+	},
+	{
+		defence: "so are those in a JWT",
+		file:    "credential/verify.go",
+		old:     `if d := string(c.Details); d != "" && d != "null" &&`,
+		new:     `if d := string(c.Details); false &&`,
+		fails:   tests{"TestAnswers"},
+	},
+	{
+		defence: "a token cannot end its header",
+		file:    "credential/mint.go",
+		old:     `if !usableToken(secret.Reveal(r.AccessToken)) {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/a token with a line break", "TestAnswers/a token with a space"},
+	},
+	{
+		defence: "a refused answer is revoked",
+		file:    "credential/ledger.go",
+		old: `	if refused != nil {
 		x.owner.add(ctx, x)
 	}
-	return refused`, `	return refused`, "TestAnswers"},
-	{"tokens of others", "credential/ledger.go", `	if old != nil && !old.sameAs(x) {`, `	if false {`, "TestForeignTokens"},
-	{"presented tokens", "credential/mint.go", `	case holds(presented, r.AccessToken):`, `	case false:`, "TestForeignTokens"},
-	{"late tokens", "credential/ledger.go", `	case x.facts.State != LeasePending:`, `	case false:`, "TestRevokeDuringIssue"},
-	{"End revokes", "credential/end.go", `			l.ledger.revoke(ctx, l)`, `			_ = l`, "TestAfterTheEnd"},
-	{"End cancels calls", "credential/end.go", `	t.cancel()
-	return ours`, `	return ours`, "TestEndCancelsCalls"},
-	{"retries of revocation", "credential/revoker.go", `	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
+	return refused`,
+		new:   `	return refused`,
+		fails: tests{"TestResponseWithError"},
+	},
+	{
+		defence: "a token in use elsewhere is left alone",
+		file:    "credential/ledger.go",
+		old:     `if old != nil && !old.sameAs(x) {`,
+		new:     `if false {`,
+		fails:   tests{"TestForeignTokens"},
+	},
+	{
+		defence: "a token that we presented is left alone",
+		file:    "credential/mint.go",
+		old:     `case holds(presented, r.AccessToken):`,
+		new:     `case false:`,
+		fails:   tests{"TestForeignTokens"},
+	},
+	{
+		defence: "so is one in a refresh token",
+		file:    "credential/mint.go",
+		old:     `if !holds(presented, r.RefreshToken) {`,
+		new:     `if true {`,
+		fails:   tests{"TestForeignTokens"},
+	},
+
+	// end: what is taken back
+	{
+		defence: "End revokes",
+		file:    "credential/end.go",
+		old: `			l.ledger.revoke(ctx, l)
+`,
+		new: `			_ = l
+`,
+		fails: tests{"TestAfterTheEnd"},
+	},
+	{
+		defence: "a copied token is worth nothing",
+		file:    "credential/end.go",
+		old: `			l.ledger.revoke(ctx, l)
+`,
+		new: `			_ = l
+`,
+		in:    "examples/quickstart",
+		fails: tests{"TestQuickstart"},
+	},
+	{
+		defence: "a deadline revokes, a cancellation too",
+		file:    "credential/task.go",
+		old:     `context.AfterFunc(t.ctx, func() { t.finish(context.WithoutCancel(ctx)) })`,
+		new:     `context.AfterFunc(t.ctx, func() {})`,
+		fails:   tests{"TestAfterTheEnd/deadline", "TestAfterTheEnd/cancellation", "TestAfterTheEnd/End with a cancelled context"},
+	},
+	{
+		defence: "End cancels calls",
+		file:    "credential/end.go",
+		old: `		u.cancel()
+`,
+		new: `		_ = u
+`,
+		fails: tests{"TestEndCancelsCalls"},
+	},
+	{
+		defence: "End cuts upgraded connections",
+		file:    "credential/use.go",
+		old:     `func() { quietly(func() { _ = u.Close() }) }`,
+		new:     `func() {}`,
+		fails:   tests{"TestEndCutsUpgraded"},
+	},
+	{
+		defence: "nothing goes out after the end",
+		file:    "credential/task.go",
+		old: `	closed := t.closed
+`,
+		new: `	closed := false
+`,
+		fails: tests{"TestEndJustBeforeSending"},
+	},
+	{
+		defence: "a step ends with its parent",
+		file:    "credential/end.go",
+		old: `	steps := t.steps
+`,
+		new: `	var steps map[*Task]struct{}
+`,
+		fails: tests{"TestStepCutOffEndsWithItsParent"},
+	},
+	{
+		defence: "a leaf is revoked first",
+		file:    "credential/end.go",
+		old: `	slices.Reverse(out)
+`,
+		new:   "",
+		fails: tests{"TestLeafFirst"},
+	},
+	{
+		defence: "a token that comes after the end is not believed",
+		file:    "credential/ledger.go",
+		old:     `case ended:`,
+		new:     `case ended && false:`,
+		fails:   tests{"TestTokenBetweenEndAndItsLook"},
+	},
+	{
+		defence: "a token that comes after a revocation is not believed",
+		file:    "credential/ledger.go",
+		old:     `case x.facts.State != LeasePending:`,
+		new:     `case false:`,
+		fails:   tests{"TestRevokeDuringIssue/Revoke", "TestRevokeDuringIssue/Block"},
+	},
+	{
+		defence: "nobody joins what was taken back",
+		file:    "credential/flight.go",
+		old:     `if f := b.flights[l.key]; f != nil && f.lease == l {`,
+		new:     `if f := b.flights[l.key]; false && f.lease == l {`,
+		fails:   tests{"TestNobodyJoinsWhatWasTakenBack"},
+	},
+	{
+		defence: "a revocation is tried again",
+		file:    "credential/revoker.go",
+		old: `l.ledger.left(l)))
 	r.put(v)
-}`, `	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
-}`, "TestEndNamesWhatIsLeft"},
-	{"one strike for one token", "credential/reject.go", `	if !first {
-		return`, `	if !first && false {
-		return`, "TestTwoCallsOneRejectedToken"},
-	{"issuing stops for a tool that always says no", "credential/reject.go", `	if r.strikes++; r.strikes >= 2 {`, `	if r.strikes++; false {`, "TestAlwaysUnauthorized"},
-	{"unsafe requests are sent once", "credential/transport.go", `		if !t.unsafe {
-			return false
-		}`, ``, "TestUnauthorized"},
-	{"an issuer that is down is left alone", "credential/outage.go", `	if n := o.failures - outageFrom; n >= 0 {`, `	if n := 0; false {`, "TestOutage"},
-	{"bound of a task", "credential/task.go", `	case t.leases >= t.options.MaxLeases:`, `	case false:`, "TestMaxLeases"},
-	{"foreign errors", "credential/error.go", `	out = &Error{Reason: ErrIssuer, Scope: scope}
-	defer`, `	out = &Error{Reason: ErrIssuer, Scope: scope, Detail: err.Error()}
-	defer`, "TestErrorsDoNotLeak"},
+`,
+		new: `l.ledger.left(l)))
+`,
+		fails: tests{"TestEndNamesWhatIsLeft"},
+	},
+	{
+		defence: "a revocation waits as long as it is told",
+		file:    "credential/revoker.go",
+		old:     `min(max(pause, e.RetryAfter), l.ledger.left(l))`,
+		new:     `min(pause, l.ledger.left(l))`,
+		fails:   tests{"TestRevocationObeysRetryAfter"},
+	},
+	{
+		defence: "a panic is no revocation",
+		file:    "credential/revoker.go",
+		old: `	err = panicked
+	quietly(func() { err = r.revoke(ctx, v.lease.token`,
+		new:   `	quietly(func() { err = r.revoke(ctx, v.lease.token`,
+		fails: tests{"TestPanicInRevokeIsNoSuccess/token"},
+	},
+	{
+		defence: "a refresh token is revoked",
+		file:    "credential/revoker.go",
+		old:     `if err == nil && !v.lease.extra.IsZero() {`,
+		new:     `if false {`,
+		fails:   tests{"TestResponseWithError"},
+	},
+	{
+		defence: "a refresh token is revoked also alone",
+		file:    "credential/ledger.go",
+		old: `		l.mu.Unlock()
+		x.owner.orphan(ctx, x)
+		return refused`,
+		new: `		l.mu.Unlock()
+		return refused`,
+		fails: tests{"TestRefreshTokenAlone"},
+	},
+	{
+		defence: "what cannot be revoked is named",
+		file:    "credential/revoker.go",
+		old:     `if left := l.ledger.unrevocable(l); left >= 0 {`,
+		new:     `if left := l.ledger.left(l); l.ledger.close(l) {`,
+		fails:   tests{"TestUnrevocable"},
+	},
+	{
+		defence: "Block refuses to issue",
+		file:    "credential/ledger.go",
+		old:     `if slices.ContainsFunc(blocks, func`,
+		new:     `if false && slices.ContainsFunc(blocks, func`,
+		fails:   tests{"TestLedger"},
+	},
+	{
+		defence: "a match that panics matches",
+		file:    "credential/ledger.go",
+		old:     `if matched = true; match == nil {`,
+		new:     `if matched = match == nil; match == nil {`,
+		fails:   tests{"TestPanickingMatchTakesAll"},
+	},
+	{
+		defence: "Close revokes",
+		file:    "credential/close.go",
+		old: `		b.ledger.revoke(ctx, l)
+`,
+		new: `		_ = l
+`,
+		fails: tests{"TestClose"},
+	},
+	{
+		defence: "Close leaves other brokers alone",
+		file:    "credential/close.go",
+		old:     `return l.owner == b.revoker`,
+		new:     `return true`,
+		fails:   tests{"TestCloseLeavesOtherBrokersAlone"},
+	},
 
-	// exchange: what goes to the server, and what is believed
-	{"redirects of endpoints", "credential/exchange/guard.go", `	case re.status >= 300 && re.status < 400:`, `	case false:`, "TestRedirectsAreNotFollowed"},
-	{"issuer of metadata", "credential/exchange/metadata.go", `!ok || s != issuer {`, `!ok || s == "" {`, "TestBadMetadata"},
-	{"origin of endpoints", "credential/exchange/metadata.go", `s != "" && !sameOrigin(s, issuer)`, `false`, "TestBadMetadata"},
-	{"issued_token_type", "credential/exchange/answer.go", `	case exchange && identity.TokenType(a.issuedType) != c.config.RequestedTokenType:`, `	case false:`, "TestAnswers"},
-	{"content type", "credential/exchange/answer.go", `	case !re.isJSON():`, `	case false:`, "TestAnswersThatAreNone"},
+	// issuer: when it is down, and what it says
+	{
+		defence: "an issuer that is down is left alone",
+		file:    "credential/outage.go",
+		old:     `if n := o.failures - outageFrom; n >= 0 {`,
+		new:     `if n := 0; false {`,
+		fails:   tests{"TestNoOutage"},
+	},
+	{
+		defence: "one caller finds out",
+		file:    "credential/outage.go",
+		old: `		o.until = now.add(probe)
+`,
+		new:   "",
+		fails: tests{"TestOutage"},
+	},
+	{
+		defence: "Retry-After is obeyed",
+		file:    "credential/outage.go",
+		old:     `pause := min(err.RetryAfter, maxAdvised)`,
+		new:     `pause := min(0, maxAdvised)`,
+		fails:   tests{"TestRetryAfter"},
+	},
+	{
+		defence: "a panic of the issuer is no answer",
+		file:    "credential/mint.go",
+		old: `refused = &Error{Reason: ErrIssuer, Code: "panic", Scope: r.Scope.Name()}
+`,
+		new: `refused = nil
+`,
+		fails: tests{"TestIssuerPanics/panic"},
+	},
+	{
+		defence: "the errors of others are not shown",
+		file:    "credential/error.go",
+		old: `	out = &Error{Reason: ErrIssuer, Scope: scope}
+	defer`,
+		new: `	out = &Error{Reason: ErrIssuer, Scope: scope, Detail: err.Error()}
+	defer`,
+		fails: tests{"TestErrorsDoNotLeak/foreign", "TestErrorsDoNotLeak/context"},
+	},
+	{
+		defence: "a code is a word",
+		file:    "credential/error.go",
+		old:     `out.Code, out.Host, out.RetryAfter = word(e.Code),`,
+		new:     `out.Code, out.Host, out.RetryAfter = e.Code,`,
+		fails:   tests{"TestErrorsDoNotLeak/code"},
+	},
+	{
+		defence: "a detail repeats no token",
+		file:    "credential/mint.go",
+		old:     `if refused != nil && shares(`,
+		new:     `if false && shares(`,
+		fails:   tests{"TestIssuerDetail"},
+	},
+	{
+		defence: "an audience repeats no token",
+		file:    "credential/verify.go",
+		old:     ` || shares(a, secrets...)`,
+		new:     "",
+		fails:   tests{"TestAudienceDoesNotLeak"},
+	},
 
-	// identity
-	{"printed secrets", "identity/secret/secret.go", `func (Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }`, `func (t Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Reveal(t)) }`, "TestNothingShows"},
-	{"pinned identity", "identity/workload/client.go", `	case svid.ID != s.id:`, `	case false:`, "TestAnswersThatAreNotForUs"},
-	{"one audience", "identity/workload/client.go", `	case len(svid.Audience) != 1 || svid.Audience[0] != audience:`, `	case false:`, "TestAnswersThatAreNotForUs"},
-	{"expired JWT-SVIDs", "identity/workload/assertions.go", `	case !ok || have.over(now):`, `	case !ok:`, "TestServedUntilItsEndAndNeverAfter"},
+	// exchange: how a server is asked
+	{
+		defence: "endpoints are https or loopback",
+		file:    "credential/exchange/config.go",
+		old:     `case !secure(u):`,
+		new:     `case false:`,
+		fails:   tests{"TestNewRefuses"},
+	},
+	{
+		defence: "a redirect is not followed",
+		file:    "credential/exchange/guard.go",
+		old:     `case re.status >= 300 && re.status < 400:`,
+		new:     `case false:`,
+		fails:   tests{"TestRedirectsAreNotFollowed"},
+	},
+	{
+		defence: "no proxy from the environment",
+		file:    "credential/exchange/guard.go",
+		old: `		ForceAttemptHTTP2:      true,
+`,
+		new: `		ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
+`,
+		fails: tests{"TestOwnTransport"},
+	},
+	{
+		defence: "an assertion is for the audience asked",
+		file:    "credential/exchange/request.go",
+		old:     `case a.Audience != "" && a.Audience != audience:`,
+		new:     `case false:`,
+		fails:   tests{"TestAssertionFailures/another audience"},
+	},
+	{
+		defence: "an assertion has not expired",
+		file:    "credential/exchange/request.go",
+		old:     `case !a.Expiry.IsZero() && !time.Now().Before(a.Expiry):`,
+		new:     `case !a.Expiry.IsZero() && time.Now().IsZero():`,
+		fails:   tests{"TestAssertionFailures/expired"},
+	},
+	{
+		defence: "an assertion is our own",
+		file:    "credential/exchange/request.go",
+		old:     `case named && a.ID != n.ID():`,
+		new:     `case named && n == nil:`,
+		fails:   tests{"TestAssertionOfAnotherID"},
+	},
+	{
+		defence: "a client authenticates in one way",
+		file:    "credential/exchange/request.go",
+		old:     `if c.config.ClientSecret.IsZero() && !c.config.MutualTLS {`,
+		new:     `if !svid.IsZero() {`,
+		fails:   tests{"TestForms/secret and actor: one client authentication"},
+	},
+	{
+		defence: "a certificate is not shown when it was replaced",
+		file:    "credential/exchange/mutual.go",
+		old:     `if m.current == nil || !bytes.Equal(m.leaf, cert.Certificate[0]) {`,
+		new:     `if m.current == nil || bytes.Equal(m.leaf, nil) {`,
+		fails:   tests{"TestMutualTLSRotation"},
+	},
+	{
+		defence: "nor does a session resume it",
+		file:    "credential/exchange/mutual.go",
+		old: `	t.TLSClientConfig.ClientSessionCache = nil
+`,
+		new:   "",
+		fails: tests{"TestMutualTLSDoesNotResume"},
+	},
+	{
+		defence: "an alias lies below the issuer's host",
+		file:    "credential/exchange/metadata.go",
+		old:     `return belowHost(s, issuer) })`,
+		new:     `return true })`,
+		fails:   tests{"TestMutualTLSAliases"},
+	},
+	{
+		defence: "a server that takes no request is asked seldom",
+		file:    "credential/exchange/guard.go",
+		old: `			cancel()
+`,
+		new: `			_ = cancel
+`,
+		fails: tests{"TestServerTakesNoRequest"},
+	},
+	{
+		defence: "a dead subject is not presented",
+		file:    "credential/exchange/exchange.go",
+		old:     `subject.Validate(time.Now())`,
+		new:     `subject.Validate(time.Time{})`,
+		fails:   tests{"TestImpossibleRequests/a dead subject"},
+	},
+	{
+		defence: "metadata is the issuer's own",
+		file:    "credential/exchange/metadata.go",
+		old:     `!ok || s != issuer {`,
+		new:     `!ok || s == "" {`,
+		fails:   tests{"TestBadMetadata/another issuer", "TestBadMetadata/a slash more", "TestBadMetadata/another case", "TestBadMetadata/default port"},
+	},
+	{
+		defence: "its endpoints are of the issuer's origin",
+		file:    "credential/exchange/metadata.go",
+		old:     `return sameOrigin(s, issuer) })`,
+		new:     `return true })`,
+		fails:   tests{"TestBadMetadata/endpoint elsewhere", "TestBadMetadata/endpoint at another port", "TestBadMetadata/endpoint over http", "TestBadMetadata/endpoint on loopback", "TestBadMetadata/endpoint with a user", "TestBadMetadata/endpoint relative", "TestBadMetadata/revocation elsewhere"},
+	},
+	{
+		defence: "its members are not ambiguous",
+		file:    "credential/exchange/metadata.go",
+		old:     `if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {`,
+		new:     `if what := ""; what != "" {`,
+		fails:   tests{"TestBadMetadata/issuer twice", "TestBadMetadata/Issuer and issuer", "TestBadMetadata/Token_Endpoint"},
+	},
+	{
+		defence: "it is loaded once",
+		file:    "credential/exchange/metadata.go",
+		old: `	case m.load == nil:
+		m.load =`,
+		new: `	default:
+		m.load =`,
+		fails: tests{"TestMetadataIsLoadedOnce"},
+	},
+
+	// exchange: what is read of an answer
+	{
+		defence: "an answer has a size",
+		file:    "credential/exchange/guard.go",
+		old:     `case len(text) > maxBody:`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswersThatAreNone/too large"},
+	},
+	{
+		defence: "an answer is JSON",
+		file:    "credential/exchange/answer.go",
+		old:     `case !re.isJSON():`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswersThatAreNone/captive portal", "TestAnswersThatAreNone/form encoded", "TestAnswersThatAreNone/JSON under another name", "TestAnswersThatAreNone/no content type"},
+	},
+	{
+		defence: "an answer is a 200",
+		file:    "credential/exchange/answer.go",
+		old: `	case re.status != http.StatusOK:
+		return flaw`,
+		new: `	case false:
+		return flaw`,
+		fails: tests{"TestAnswersThatAreNone/created", "TestAnswersThatAreNone/no content", "TestAnswersThatAreNone/partial"},
+	},
+	{
+		defence: "no member has a case twin",
+		file:    "credential/exchange/object.go",
+		old:     `if m.name != k && strings.EqualFold(m.name, k) {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/case twin alone", "TestAnswers/case twin beside, same value", "TestAnswers/twin by unicode folding", "TestAnswers/expires_in twin"},
+	},
+	{
+		defence: "no member stands twice",
+		file:    "credential/exchange/object.go",
+		old:     `if seen[m.name] {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/token twice, same value", "TestAnswers/expires_in twice", "TestAnswers/unknown member twice"},
+	},
+	{
+		defence: "nothing stands behind the object",
+		file:    "credential/exchange/object.go",
+		old:     `if len(trim(text[end:])) > 0 {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/trailing bytes", "TestAnswers/two objects"},
+	},
+	{
+		defence: "nothing nests without end",
+		file:    "credential/exchange/object.go",
+		old:     `if depth++; depth > maxDepth {`,
+		new:     `if depth++; false {`,
+		fails:   tests{"TestAnswers/too deep", "TestAnswers/10,000 deep"},
+	},
+	{
+		defence: "of two tokens none is taken",
+		file:    "credential/exchange/object.go",
+		old:     `one != "" && s != one`,
+		new:     `false`,
+		fails:   tests{"TestAnswers/token twice", "TestAnswers/twice by escape", "TestAnswers/case twin beside"},
+	},
+	{
+		defence: "an error beside a token counts",
+		file:    "credential/exchange/answer.go",
+		old:     `if _, failed := o.get("error"); failed {`,
+		new:     `if false {`,
+		fails:   tests{"TestAnswers/error in a 200", "TestAnswers/odd error in a 200", "TestAnswers/error and token in a 200"},
+	},
+	{
+		defence: "a lifetime is a whole number",
+		file:    "credential/exchange/answer.go",
+		old:     `func(r rune) bool { return r < '0' || r > '9' }) {`,
+		new:     `func(r rune) bool { return r != '.' && (r < '0' || r > '9') }) {`,
+		fails:   tests{"TestExpiresIn/3600.7"},
+	},
+	{
+		defence: "a lifetime does not overflow",
+		file:    "credential/exchange/answer.go",
+		old:     `max(min(n, math.MaxInt32), math.MinInt32)`,
+		new:     `max(min(n, math.MaxInt64), math.MinInt64)`,
+		fails:   tests{"TestExpiresIn"},
+	},
+	{
+		defence: "an access token was issued",
+		file:    "credential/exchange/answer.go",
+		old:     `case exchange && identity.TokenType(a.issuedType) != c.config.RequestedTokenType:`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswers/issued_token_type other"},
+	},
+	{
+		defence: "what was presented is told",
+		file:    "credential/exchange/request.go",
+		old: `	f.presented = append(f.presented, token)
+`,
+		new: "",
+		fails: tests{
+			"TestHostileAnswers/our assertion", "TestHostileAnswers/our assertion to refresh",
+			"TestHostileAnswers/our assertion as the actor", "TestHostileAnswers/our subject token, to refresh with our assertion",
+		},
+	},
+	{
+		defence: "an echo is no refresh token",
+		file:    "credential/exchange/exchange.go",
+		old:     `secret.Equal(p, resp.RefreshToken) })`,
+		new:     `false })`,
+		fails:   tests{"TestEchoedRefreshToken"},
+	},
+	{
+		defence: "an error code is a short word",
+		file:    "credential/exchange/failure.go",
+		old:     `if len(s) > 40 || strings.ContainsFunc(s, bad) {`,
+		new:     `if bad == nil {`,
+		fails:   tests{"TestAnswersThatAreNone/error that echoes a token", "TestAnswersThatAreNone/error that talks to a model"},
+	},
+	{
+		defence: "only a 200 is a revocation",
+		file:    "credential/exchange/revoke.go",
+		old:     `case re.status != http.StatusOK:`,
+		new:     `case re.status > http.StatusNoContent:`,
+		fails:   tests{"TestRevoke/no content is not 200"},
+	},
+	{
+		defence: "active is true or false",
+		file:    "credential/exchange/introspect.go",
+		old:     `case "true":`,
+		new:     "case \"true\", `\"true\"`:",
+		fails:   tests{"TestIntrospectAnswers/active is text"},
+	},
+
+	// identity: who we are
+	{
+		defence: "a secret does not print",
+		file:    "identity/secret/secret.go",
+		old:     `func (Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }`,
+		new:     `func (t Text) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, Reveal(t)) }`,
+		fails:   tests{"TestNothingShows"},
+	},
+	{
+		defence: "another token is another subject",
+		file:    "identity/identity.go",
+		old:     ` && secret.Equal(s.Token, t.Token)`,
+		new:     "",
+		fails:   tests{"TestSubjectEqual"},
+	},
+	{
+		defence: "the identity is pinned",
+		file:    "identity/workload/client.go",
+		old:     `case svid.ID != s.id:`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswersThatAreNotForUs"}, // an answer that is believed is kept, and the next one not asked for
+	},
+	{
+		defence: "the agent's first choice stays",
+		file:    "identity/workload/svids.go",
+		old: `	w.choice.id = svid.ID
+`,
+		new:   "",
+		fails: tests{"TestAnotherIdentityIsNotOurs"},
+	},
+	{
+		defence: "a JWT-SVID is for one audience",
+		file:    "identity/workload/client.go",
+		old:     `case len(svid.Audience) != 1 || svid.Audience[0] != audience:`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswersThatAreNotForUs"},
+	},
+	{
+		defence: "a JWT-SVID is not served after its end",
+		file:    "identity/workload/assertions.go",
+		old:     `case !ok || have.over(now):`,
+		new:     `case !ok:`,
+		fails:   tests{"TestServedUntilItsEndAndNeverAfter"},
+	},
+	{
+		defence: "a JWT-SVID has not expired when it comes",
+		file:    "identity/workload/assertions.go",
+		old:     `if err == nil && life.over(now) {`,
+		new:     `if false {`,
+		fails:   tests{"TestExpiredAnswerIsRefused"},
+	},
+	{
+		defence: "either clock ends a JWT-SVID",
+		file:    "identity/workload/lifetime.go",
+		old:     `return !now.wall.Before(m.wall) || now.mono >= m.mono`,
+		new:     `return !now.wall.Before(m.wall)`,
+		fails:   tests{"TestEitherClockEndsIt/the wall clock was set back"},
+	},
+	{
+		defence: "a JWT-SVID of a lost identity is not kept",
+		file:    "identity/workload/assertions.go",
+		old:     `current := f.epoch == c.epoch`,
+		new:     `current := true`,
+		fails:   tests{"TestPurgedFlightDoesNotPublish"},
+	},
+	{
+		defence: "an X.509-SVID is not served after its end",
+		file:    "identity/workload/svids.go",
+		old:     `case w.usable.over(w.now()):`,
+		new:     `case false:`,
+		fails:   tests{"TestExpiredFromTheStart"},
+	},
+	{
+		defence: "an expired X.509-SVID replaces no good one",
+		file:    "identity/workload/svids.go",
+		old:     `if w.current == nil || w.usable.over(now) || !usable.over(now) {`,
+		new:     `if true {`,
+		fails:   tests{"TestExpiredPushDoesNotReplaceAGoodOne"},
+	},
+	{
+		defence: "a watch that ended begins again",
+		file:    "identity/workload/watch.go",
+		old: `		case <-time.After(b.Next()):
+`,
+		new: `		case <-time.After(b.Next()):
+			return
+`,
+		fails: tests{"TestRecoversFromEveryRefusal/codes/Canceled", "TestRecoversFromEveryRefusal/codes/InvalidArgument"},
+	},
+	{
+		defence: "the agent is not reached through a proxy",
+		file:    "identity/workload/client.go",
+		old: `			grpc.WithNoProxy(),
+`,
+		new:   "",
+		fails: tests{"TestTCPAddressIsNotReachedThroughAProxy"},
+	},
+
+	// what came with the attacks
+	{
+		defence: "a task's reach is told apart by broker",
+		file:    "credential/cache.go",
+		old:     `p.scope == s && p.cache == c`,
+		new:     `p.scope == s`,
+		fails:   tests{"TestReach"},
+	},
+	{
+		defence: "a greedy task makes room for itself",
+		file:    "credential/cache.go",
+		old:     `c.held[root] >= max(c.size/4, 1)`,
+		new:     `false`,
+		fails:   tests{"TestGreedyTaskInAFullCache"},
+	},
+	{
+		defence: "the audit trail is whole when Close returns",
+		file:    "credential/close.go",
+		old:     `	b.revoker.heard(ctx)`,
+		new:     `	_ = ctx`,
+		fails:   tests{"TestCloseTellsTheLast"},
+	},
+	{
+		defence: "http2debug chooses HTTP/1.1",
+		file:    "credential/transport.go",
+		old: `	if printsHTTP2() {
+		own`,
+		new: `	if false {
+		own`,
+		fails: tests{"TestHTTP2Debug"},
+	},
+	{
+		defence: "an unsafe request is not sent again",
+		file:    "credential/transport.go",
+		old: `		sendOnce(out.Header)
+`,
+		new:   "",
+		fails: tests{"TestUnsafeRequestsArriveOnce"},
+	},
+	{
+		defence: "a redirect from another origin carries nothing",
+		file:    "credential/transport.go",
+		old:     `	case t.redirectedIn(s, req):`,
+		new:     `	case false:`,
+		fails:   tests{"TestRedirectFromElsewhere"},
+	},
+
+	// exchange: authentication by certificate
+	{
+		defence: "one way of client authentication",
+		file:    "credential/exchange/request.go",
+		old:     `if c.config.ClientSecret.IsZero() && !c.config.MutualTLS {`,
+		new:     `if c.config.ClientSecret.IsZero() {`,
+		fails:   tests{"TestMutualTLS", "TestMutualTLSFailsClosed", "TestMutualTLSRotation", "TestMutualTLSDoesNotResume"},
+	},
+	{
+		defence: "a replaced certificate is not shown again",
+		file:    "credential/exchange/mutual.go",
+		old:     `!bytes.Equal(m.leaf, cert.Certificate[0])`,
+		new:     `bytes.Equal(m.leaf, nil)`,
+		fails:   tests{"TestMutualTLSRotation"},
+	},
+	{
+		defence: "endpoints for mutual TLS are the issuer's",
+		file:    "credential/exchange/metadata.go",
+		old:     `strings.HasSuffix(host, "."+parent)`,
+		new:     `strings.HasSuffix(host, parent)`,
+		fails:   tests{"TestMutualTLSAliases/a name that ends alike"},
+	},
 }

@@ -1,96 +1,108 @@
-// Command mutants breaks one defence at a time and shows that the test that is
-// named for it fails. A test that no broken defence fails is no test.
-//
-//	go run ./.ci/mutants          # all
-//	go run ./.ci/mutants redirect # those whose name contains a word
+// Command mutants breaks one defence at a time and shows that exactly the tests
+// that are named for it fail. A test that no broken defence fails is no test.
 //
 // The tree is not touched: each mutant is an overlay of one file.
 package main
 
 import (
-	"encoding/json"
+	"flag"
 	"fmt"
+	"iter"
+	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 )
 
-// mutant is one defence, how it is broken, and the test that must notice.
-type mutant struct {
-	name     string
-	file     string // below the repository
-	old, new string // old stands exactly once in file
-	test     string // in the package of file, unless it names another: pkg:Test
-}
+const usage = `usage: go run ./.ci/mutants [WORD]
+
+Runs at the root of the repository. First the tests that the list names run
+unbroken, and must pass. Then each mutant of the list, or each that has WORD in
+its description, its file or its tests, is compiled and its tests run. It is
+noticed when each of the tests named for it fails, and no other: not those
+beside them, and not the whole by a timeout or a panic.
+
+Fails when one is not noticed, and when there is none to try.
+`
 
 func main() {
-	filter := ""
-	if len(os.Args) > 1 {
-		filter = os.Args[1]
+	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), usage) }
+	flag.Parse()
+	if flag.NArg() > 1 {
+		flag.Usage()
+		os.Exit(2)
 	}
-	ran, bad := 0, 0
-	for _, m := range mutants {
-		if !strings.Contains(m.name, filter) {
-			continue
-		}
-		ran++
-		if err := m.run(); err != nil {
-			bad++
-			fmt.Printf("FAIL %-50s %v\n", m.name, err)
-			continue
-		}
-		fmt.Printf("ok   %-50s %s\n", m.name, m.test)
-	}
-	fmt.Printf("%d mutants, %d not noticed\n", ran, bad)
-	if bad > 0 || ran == 0 {
+	if !run(flag.Arg(0)) {
 		os.Exit(1)
 	}
 }
 
-// run reports an error unless the mutant compiles and its test fails.
-func (m mutant) run() error {
-	source, err := os.ReadFile(m.file)
-	if err != nil {
-		return err
+// run tries the mutants that word chooses, and reports whether there are any and
+// all of them are noticed.
+func run(word string) bool {
+	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return !m.matches(word) })
+	if len(chosen) == 0 {
+		fmt.Fprintf(os.Stderr, "no mutant has %q in its description, its file or its tests\n", word)
+		return false
 	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return fmt.Errorf("%q stands %d times in %s; bring the mutant up to date", m.old, n, m.file)
+	unbroken := testUnbroken(chosen)
+	missed := 0
+	for i, err := range each(len(chosen), func(i int) error { return chosen[i].try(unbroken[chosen[i].dir()]) }) {
+		m := chosen[i]
+		verdict := "ok  "
+		if err != nil {
+			verdict = "FAIL"
+			missed++
+		}
+		fmt.Printf("%s %-52s %s %s\n", verdict, m.defence, m.dir(), m.fails)
+		if err != nil {
+			fmt.Printf("\t%s\n", strings.ReplaceAll(err.Error(), "\n", "\n\t"))
+		}
 	}
-	dir, err := os.MkdirTemp("", "mutant")
-	if err != nil {
-		return err
+	fmt.Printf("%d mutants, %d not noticed\n", len(chosen), missed)
+	return missed == 0
+}
+
+// testUnbroken runs the tests that the mutants name, and returns the outcome
+// for each directory. One that says nothing has no test that passed.
+func testUnbroken(all []mutant) map[string]outcome {
+	named := map[string]tests{}
+	for _, m := range all {
+		named[m.dir()] = append(named[m.dir()], m.fails...)
 	}
-	defer os.RemoveAll(dir)
-	broken := filepath.Join(dir, "broken.go")
-	if err := os.WriteFile(broken, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600); err != nil {
-		return err
+	dirs := slices.Sorted(maps.Keys(named))
+	outcomes := map[string]outcome{}
+	for i, o := range each(len(dirs), func(i int) outcome {
+		o, _ := goTest(dirs[i], named[dirs[i]].tops(), "")
+		return o
+	}) {
+		outcomes[dirs[i]] = o
 	}
-	original, err := filepath.Abs(m.file)
-	if err != nil {
-		return err
+	return outcomes
+}
+
+// each calls do for every number below n, as many at a time as there are
+// processors, and yields the results in order.
+func each[T any](n int, do func(int) T) iter.Seq2[int, T] {
+	return func(yield func(int, T) bool) {
+		results, next := make([]chan T, n), make(chan int, n)
+		for i := range n {
+			results[i] = make(chan T, 1)
+			next <- i
+		}
+		close(next)
+		for range runtime.NumCPU() {
+			go func() {
+				for i := range next {
+					results[i] <- do(i)
+				}
+			}()
+		}
+		for i, r := range results {
+			if !yield(i, <-r) {
+				return
+			}
+		}
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{original: broken}})
-	if err != nil {
-		return err
-	}
-	list := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
-		return err
-	}
-	pkg, test, ok := strings.Cut(m.test, ":")
-	if !ok {
-		pkg, test = filepath.Dir(m.file), m.test
-	}
-	cmd := exec.Command("go", "test", "-count=1", "-timeout=60s", "-vet=off", "-overlay", list, "-run", "^"+test+"$", "./"+pkg)
-	out, err := cmd.CombinedOutput()
-	switch {
-	case strings.Contains(string(out), "[build failed]"), strings.Contains(string(out), "[setup failed]"):
-		return fmt.Errorf("does not compile:\n%s", out)
-	case strings.Contains(string(out), "no tests to run"):
-		return fmt.Errorf("%s has no test %s", pkg, test)
-	case err == nil:
-		return fmt.Errorf("%s does not notice", m.test)
-	}
-	return nil
 }
