@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/examples/spire/authz"
+	"github.com/taskcred/taskcred/examples/spire/panva"
+	"github.com/taskcred/taskcred/examples/spire/spire"
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/identity/workload"
+	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
+)
+
+// What the shared servers know. Nobody ever calls these resources.
+const (
+	refunds = "https://pay.example.com/v1/refunds"   // opaque tokens
+	reports = "https://reports.example.com/v1"       // JWTs
+	payroll = "https://payroll.example.com/v1"       // not for the agent
+	life    = 60                                     // seconds that a token lives
+	install = "cd examples/spire && go run . -build" // brings what is missing
+)
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // zitadel's
+	for what, there := range map[string]bool{"SPIRE": spire.Built(), "oidc-provider": panva.Installed()} {
+		if !there {
+			fmt.Printf("\n*** %s is not there, its tests are SKIPPED. Bring it with:\n***\n***\t%s\n\n", what, install)
+		}
+	}
+	code := m.Run()
+	if shared.fixture != nil {
+		shared.fixture.close()
+	}
+	os.Exit(code)
+}
+
+// fixture is a SPIRE with some workloads, and both servers.
+type fixture struct {
+	spire                            *spire.SPIRE
+	agent, tools, frontend, stranger *workload.Source
+	users                            *users
+	servers                          map[string]server
+	closers                          []func()
+}
+
+// shared is made by the first test that wants it. What it has is left as it is:
+// a test that breaks something starts a SPIRE of its own.
+var shared struct {
+	sync.Mutex
+	*fixture
+}
+
+func share(t *testing.T) *fixture {
+	t.Helper()
+	needSPIRE(t)
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.fixture == nil {
+		f := new(fixture)
+		if err := f.open(context.Background()); err != nil {
+			f.close()
+			t.Fatal(err)
+		}
+		shared.fixture = f
+	}
+	return shared.fixture
+}
+
+func (f *fixture) open(ctx context.Context) (err error) {
+	if f.spire, err = spire.Start(ctx, nil); err != nil {
+		return err
+	}
+	f.closers = append(f.closers, f.spire.Close)
+	var ids []string
+	for _, w := range []struct {
+		path string
+		to   **workload.Source
+	}{{"/agent", &f.agent}, {"/tools", &f.tools}, {"/frontend", &f.frontend}, {"/stranger", &f.stranger}} {
+		if *w.to, err = open(ctx, f.spire, spire.Entry{Path: w.path}); err != nil {
+			return err
+		}
+		f.closers = append(f.closers, func() { (*w.to).Close() })
+		ids = append(ids, (*w.to).ID().String())
+	}
+	if f.users, err = startUsers(); err != nil {
+		return err
+	}
+	f.closers = append(f.closers, f.users.close)
+	agent, tools, frontend := ids[0], ids[1], ids[2]
+	config := authz.Config{
+		TrustDomains: map[string]string{f.spire.TrustDomain: f.spire.JWKS()},
+		Users:        f.users.provider(),
+		Clients:      []authz.Client{{ID: agent, MayActFor: true}, {ID: tools}, {ID: frontend}},
+		Resources: []authz.Resource{
+			{URI: refunds, Scopes: []string{"refunds:create", "refunds:read"}, Clients: []string{agent, frontend}, Server: tools, Seconds: life},
+			{URI: reports, Scopes: []string{"reports:read"}, Clients: []string{agent}, Server: tools, Seconds: life, JWT: true},
+			{URI: payroll, Scopes: []string{"payroll:read"}, Clients: []string{frontend}, Server: tools, Seconds: life},
+		},
+	}
+	f.servers = make(map[string]server)
+	for _, name := range []string{"zitadel", "panva"} {
+		if name == "panva" && !panva.Installed() {
+			continue
+		}
+		if f.servers[name], err = startServer(ctx, name, config); err != nil {
+			return err
+		}
+		f.closers = append(f.closers, f.servers[name].Close)
+	}
+	return nil
+}
+
+func (f *fixture) close() {
+	for len(f.closers) > 0 {
+		last := len(f.closers) - 1
+		f.closers[last]()
+		f.closers = f.closers[:last]
+	}
+}
+
+// open registers a workload and becomes it.
+func open(ctx context.Context, sp *spire.SPIRE, e spire.Entry) (*workload.Source, error) {
+	if _, err := sp.Register(ctx, e); err != nil {
+		return nil, err
+	}
+	return workload.Open(ctx, &workload.Options{Address: sp.WorkloadAPI(), ID: sp.ID(e.Path)})
+}
+
+func needSPIRE(t *testing.T) {
+	t.Helper()
+	if !spire.Built() {
+		t.Skipf("SPIRE %s is not built; run: %s", spire.Version, install)
+	}
+}
+
+// each runs a test at each server.
+func each(t *testing.T, test func(t *testing.T, f *fixture, at string, s server)) {
+	f := share(t)
+	for _, at := range []string{"zitadel", "panva"} {
+		t.Run(at, func(t *testing.T) {
+			s, ok := f.servers[at]
+			if !ok {
+				t.Skipf("oidc-provider is not installed; run: %s", install)
+			}
+			test(t, f, at, s)
+		})
+	}
+}
+
+// issuer returns an issuer at s for self, changed by change.
+func issuer(t *testing.T, s server, self identity.Source, change func(*exchange.Config)) *exchange.Issuer[scope.Tool] {
+	t.Helper()
+	c := exchange.Config{Issuer: s.Issuer(), Workload: self}
+	if change != nil {
+		change(&c)
+	}
+	i, err := exchange.New[scope.Tool](c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.CloseIdleConnections)
+	return i
+}
+
+// start starts a task that the test ends, and a broker for it.
+func start(t *testing.T, i credential.Issuer[scope.Tool], user identity.Subject) (context.Context, *credential.Task, *credential.Broker[scope.Tool]) {
+	t.Helper()
+	b, err := credential.NewBroker(i, &credential.BrokerOptions{Policy: policy.AllowAll()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	ctx, task, err := credential.StartTask(t.Context(), credential.TaskOptions{Subject: user})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { task.End(ctx) })
+	return ctx, task, b
+}
+
+// tool returns the scope of some permissions at a resource.
+func tool(t *testing.T, resource string, permissions ...string) scope.Tool {
+	t.Helper()
+	s, err := scope.NewTool(scope.Spec{
+		Name: permissions[0], Endpoint: resource, Methods: []string{"POST"}, Permissions: permissions,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// mint returns a credential and its text.
+func mint(t *testing.T, ctx context.Context, b *credential.Broker[scope.Tool], s scope.Tool) (credential.Credential[scope.Tool], secret.Text) {
+	t.Helper()
+	c, err := b.Credential(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := c.Secret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, text
+}
+
+// ask has the resource's server introspect a token.
+func (f *fixture) ask(t *testing.T, s server, token secret.Text) exchange.Introspection {
+	t.Helper()
+	i, err := issuer(t, s, f.tools, nil).Introspect(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// alice returns a user who has signed in.
+func (f *fixture) alice(t *testing.T, s server) identity.Subject {
+	t.Helper()
+	u, err := f.users.signIn("alice", s.Issuer(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// wire keeps what a server answered at its token endpoint, as it was sent.
+type wire struct {
+	mu     sync.Mutex
+	status int
+	body   string
+}
+
+func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil || r.Method != "POST" {
+		return resp, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	resp.Body = io.NopCloser(strings.NewReader(string(body)))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status, w.body = resp.StatusCode, string(body)
+	return resp, err
+}
+
+func asError(t *testing.T, err error) *credential.Error {
+	t.Helper()
+	e, ok := errors.AsType[*credential.Error](err)
+	if !ok {
+		t.Fatalf("got %v, want a *credential.Error", err)
+	}
+	return e
+}
