@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"slices"
@@ -8,10 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/identity/workload"
 )
 
 // A workload authenticates with its JWT-SVID. What it is given is active until
@@ -27,6 +32,14 @@ func TestWorkloadForItself(t *testing.T) {
 		}
 		if left := time.Until(before.Expiry); left <= 0 || left > life*time.Second {
 			t.Errorf("it lives for %v", left)
+		}
+		other := issuer(t, s, f.frontend, nil)
+		if i, err := other.Introspect(ctx, token); err != nil || i.Active {
+			t.Errorf("another client is told %+v, %v", i, err)
+		}
+		_ = other.Revoke(ctx, token, credential.HintAccessToken)
+		if !f.ask(t, s, token).Active {
+			t.Error("another client has revoked it")
 		}
 		if err := task.End(ctx); err != nil {
 			t.Error(err)
@@ -181,6 +194,10 @@ func TestRefusals(t *testing.T) {
 			change: func(c *exchange.Config) { c.AssertionAudience = "https://elsewhere.example.com" },
 			want:   want{"invalid_client", map[string]int{"zitadel": 400, "panva": 401}},
 		},
+		"assertion for two servers": {
+			self: func(f *fixture) identity.Source { return wide{f.agent, f.spire.WorkloadAPI()} },
+			want: want{"invalid_client", map[string]int{"zitadel": 400, "panva": 401}},
+		},
 		"client_id of another": {
 			change: func(c *exchange.Config) { c.ClientID = "spiffe://example.org/frontend" },
 			want:   want{"invalid_client", map[string]int{"zitadel": 400, "panva": 401}},
@@ -230,6 +247,23 @@ func TestRefusals(t *testing.T) {
 			})
 		})
 	}
+}
+
+// wide is a workload whose JWT-SVIDs are for somebody else as well, who could use
+// them here.
+type wide struct {
+	*workload.Source
+	addr string
+}
+
+func (w wide) Assertion(ctx context.Context, audience string) (identity.Assertion, error) {
+	svid, err := workloadapi.FetchJWTSVID(ctx, jwtsvid.Params{
+		Audience: audience, ExtraAudiences: []string{"https://elsewhere.example.com"}, Subject: w.ID(),
+	}, workloadapi.WithAddr(w.addr))
+	if err != nil {
+		return identity.Assertion{}, err
+	}
+	return identity.Assertion{ID: svid.ID, Audience: audience, Token: secret.New(svid.Marshal()), Expiry: svid.Expiry}, nil
 }
 
 // A user's token that is worth nothing is refused as invalid_request, as RFC 8693

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,6 +42,8 @@ func TestMain(m *testing.M) {
 			fmt.Printf("\n*** %s is not there, its tests are SKIPPED. Bring it with:\n***\n***\t%s\n\n", what, install)
 		}
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // they wait more than they work
 	code := m.Run()
 	if shared.fixture != nil {
 		shared.fixture.close()
@@ -64,7 +67,7 @@ var shared struct {
 	*fixture
 }
 
-func share(t *testing.T) *fixture {
+func share(t testing.TB) *fixture {
 	t.Helper()
 	needSPIRE(t)
 	shared.Lock()
@@ -140,7 +143,7 @@ func open(ctx context.Context, sp *spire.SPIRE, e spire.Entry) (*workload.Source
 	return workload.Open(ctx, &workload.Options{Address: sp.WorkloadAPI(), ID: sp.ID(e.Path)})
 }
 
-func needSPIRE(t *testing.T) {
+func needSPIRE(t testing.TB) {
 	t.Helper()
 	if !spire.Built() {
 		t.Skipf("SPIRE %s is not built; run: %s", spire.Version, install)
@@ -193,7 +196,7 @@ func start(t *testing.T, i credential.Issuer[scope.Tool], user identity.Subject)
 }
 
 // tool returns the scope of some permissions at a resource.
-func tool(t *testing.T, resource string, permissions ...string) scope.Tool {
+func tool(t testing.TB, resource string, permissions ...string) scope.Tool {
 	t.Helper()
 	s, err := scope.NewTool(scope.Spec{
 		Name: permissions[0], Endpoint: resource, Methods: []string{"POST"}, Permissions: permissions,

@@ -21,6 +21,7 @@ import (
 	"github.com/taskcred/taskcred/examples/spire/authz"
 	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/workload"
 )
 
@@ -74,6 +75,12 @@ func TestX509SVID(t *testing.T) {
 		if status == 401 && body["error"] != "invalid_client" {
 			t.Errorf("%s: got %v", name, body)
 		}
+	}
+	// Nor by a JWT-SVID: a client authenticates in the one way that is registered.
+	ctx, _, b := start(t, issuer(t, s, self, nil), identity.Subject{})
+	_, err = b.Credential(ctx, tool(t, refunds, "refunds:create"))
+	if e := asError(t, err); e.Code != "invalid_client" {
+		t.Errorf("a JWT-SVID: got %v", err)
 	}
 }
 
