@@ -3,10 +3,10 @@
 //
 //	go run . [-server=panva|zitadel] [-keep]
 //
-// SPIRE is built once, into the user's cache directory, which takes minutes; so
-// are the packages of the panva server. Everything is started on free loopback
-// ports, and stopped at the end. With -keep it stays up until Ctrl-C, so that one
-// can look; with -build nothing is started at all.
+// SPIRE is built once, into the user's cache directory, which takes minutes; the
+// packages of the panva server are installed there, too. Everything is started on
+// free loopback ports, and stopped at the end. With -keep it stays up until
+// Ctrl-C, so that one can look; with -build nothing is started at all.
 //
 //	go run . COMMAND…
 //

@@ -237,7 +237,15 @@ func TestAgentAwayForLong(t *testing.T) {
 	}
 	t.Cleanup(w.close)
 	seen := new(assertions)
-	issue := func() error { return issueOnce(t, w, seen) }
+	issue := func() error {
+		if a, err := w.self.Assertion(t.Context(), w.as.Issuer()); err == nil && !time.Now().Before(a.Expiry) {
+			t.Error("the source gives a JWT-SVID that has expired")
+		}
+		if svid, err := w.self.X509SVID(); err == nil && !time.Now().Before(svid.Certificates[0].NotAfter) {
+			t.Error("the source gives an X.509-SVID that has expired")
+		}
+		return issueOnce(t, w, seen)
+	}
 	if err := issue(); err != nil {
 		t.Fatal(err)
 	}
@@ -262,11 +270,13 @@ func TestEntryDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.close)
-	entry, err := sp.Register(ctx, spire.Entry{Path: "/short-lived"})
+	// Its SVIDs live so long that only the entry can be the reason.
+	here := spire.Entry{Path: "/here", X509TTL: time.Hour, JWTTTL: time.Hour}
+	entry, err := sp.Register(ctx, here)
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := workload.Open(ctx, &workload.Options{Address: sp.WorkloadAPI(), ID: sp.ID("/short-lived")})
+	self, err := workload.Open(ctx, &workload.Options{Address: sp.WorkloadAPI(), ID: sp.ID(here.Path)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +300,7 @@ func TestEntryDeleted(t *testing.T) {
 		return nil
 	}
 	stops(t, 30*time.Second, broken)
-	if _, err := sp.Register(ctx, spire.Entry{Path: "/short-lived"}); err != nil {
+	if _, err := sp.Register(ctx, here); err != nil {
 		t.Fatal(err)
 	}
 	recovers(t, fetch)
