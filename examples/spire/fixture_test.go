@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -37,11 +36,6 @@ const (
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // zitadel's
-	for what, there := range map[string]bool{"SPIRE": spire.Built(), "oidc-provider": panva.Installed()} {
-		if !there {
-			fmt.Printf("\n*** %s is not there, its tests are SKIPPED. Bring it with:\n***\n***\t%s\n\n", what, install)
-		}
-	}
 	flag.Parse()
 	_ = flag.Set("test.parallel", "4") // they wait more than they work
 	code := m.Run()
@@ -143,11 +137,27 @@ func open(ctx context.Context, sp *spire.SPIRE, e spire.Entry) (*workload.Source
 	return workload.Open(ctx, &workload.Options{Address: sp.WorkloadAPI(), ID: sp.ID(e.Path)})
 }
 
+// need skips a test that cannot run here, and says how to make it run. Where CI
+// is set that is a failure: nobody reads there what was skipped.
+func need(t testing.TB, there bool, what string) {
+	t.Helper()
+	switch {
+	case there:
+	case os.Getenv("CI") != "":
+		t.Fatalf("%s is not there; run before: %s", what, install)
+	default:
+		t.Skipf("%s is not there; to bring it, run: %s", what, install)
+	}
+}
+
 func needSPIRE(t testing.TB) {
 	t.Helper()
-	if !spire.Built() {
-		t.Skipf("SPIRE %s is not built; run: %s", spire.Version, install)
-	}
+	need(t, spire.Built(), "SPIRE "+spire.Version)
+}
+
+func needServer(t testing.TB, name string) {
+	t.Helper()
+	need(t, name != "panva" || panva.Installed(), "oidc-provider")
 }
 
 // each runs a test at each server.
@@ -155,11 +165,8 @@ func each(t *testing.T, test func(t *testing.T, f *fixture, at string, s server)
 	f := share(t)
 	for _, at := range []string{"zitadel", "panva"} {
 		t.Run(at, func(t *testing.T) {
-			s, ok := f.servers[at]
-			if !ok {
-				t.Skipf("oidc-provider is not installed; run: %s", install)
-			}
-			test(t, f, at, s)
+			needServer(t, at)
+			test(t, f, at, f.servers[at])
 		})
 	}
 }

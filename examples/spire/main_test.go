@@ -5,20 +5,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
 // The example does what it says, at each server, and no token is on the screen.
 func TestExample(t *testing.T) {
-	t.Parallel()
-	sp := hurried(t)
 	for _, name := range []string{"zitadel", "panva"} {
 		t.Run(name, func(t *testing.T) {
-			if name == "panva" && !panva.Installed() {
-				t.Skipf("oidc-provider is not installed; run: %s", install)
-			}
-			w, err := newWorld(t.Context(), sp, name)
+			t.Parallel()
+			needServer(t, name)
+			w, err := newWorld(t.Context(), hurried(t), name)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
-	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
@@ -47,9 +46,7 @@ func TestTwoMinutes(t *testing.T) {
 	for _, name := range []string{"zitadel", "panva"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "panva" && !panva.Installed() {
-				t.Skipf("oidc-provider is not installed; run: %s", install)
-			}
+			needServer(t, name)
 			sp := hurried(t)
 			w, err := newWorld(t.Context(), sp, name)
 			if err != nil {

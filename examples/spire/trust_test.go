@@ -9,7 +9,6 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/examples/spire/authz"
-	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
@@ -107,9 +106,7 @@ func TestFederation(t *testing.T) {
 	}
 	for _, name := range []string{"zitadel", "panva"} {
 		t.Run(name, func(t *testing.T) {
-			if name == "panva" && !panva.Installed() {
-				t.Skipf("oidc-provider is not installed; run: %s", install)
-			}
+			needServer(t, name)
 			issue := func(domains map[string]string) error {
 				s, err := startServer(ctx, name, config(domains))
 				if err != nil {

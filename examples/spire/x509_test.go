@@ -31,9 +31,7 @@ import (
 func TestX509SVID(t *testing.T) {
 	t.Parallel()
 	needSPIRE(t)
-	if !panva.Installed() {
-		t.Skipf("oidc-provider is not installed; run: %s", install)
-	}
+	needServer(t, "panva")
 	ctx := t.Context()
 	sp := hurried(t)
 	self, err := open(ctx, sp, spire.Entry{Path: "/agent"})
