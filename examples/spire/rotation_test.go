@@ -303,6 +303,39 @@ func TestEntryDeleted(t *testing.T) {
 	recovers(t, fetch)
 }
 
+// SPIRE's signing key is replaced and revoked in a hurry, as when it was stolen. What
+// it signed is worth nothing from then on, though it would live for an hour: the
+// source notices, and issuing goes on with the new key.
+func TestKeyRevoked(t *testing.T) {
+	t.Parallel()
+	sp := hurried(t)
+	ctx := t.Context()
+	w, err := newWorld(ctx, sp, "zitadel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.close)
+	self, err := open(ctx, sp, spire.Entry{Path: "/lasting", JWTTTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	before, err := self.Assertion(ctx, w.as.Issuer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(sp.RotateJWTKey(ctx), sp.TaintJWTKey(ctx), settle(ctx), sp.RevokeJWTKey(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	recovers(t, func() error {
+		now, err := self.Assertion(ctx, w.as.Issuer())
+		if err == nil && secret.Equal(now.Token, before.Token) {
+			err = errors.New("the source gives what the revoked key signed")
+		}
+		return err
+	})
+}
+
 // issueOnce mints one credential for a task of its own.
 func issueOnce(t *testing.T, w *world, seen http.RoundTripper) error {
 	i := issuer(t, w.as, w.self, func(c *exchange.Config) { c.Base = seen })

@@ -186,7 +186,7 @@ func (c *assertions) putOff(audience string, now moment) {
 }
 
 // purge forgets everything at hand and under way: the identity that it proves
-// is gone.
+// is gone, or the key that signed it.
 func (c *assertions) purge() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,9 +17,10 @@ import (
 type bundles struct {
 	life     context.Context // the source's
 	log      *slog.Logger
-	answered chan struct{} // closed at the first answer, good or bad
+	changed  func(old, now *jwtbundle.Set) // called when there is another than before
+	answered chan struct{}                 // closed at the first answer, good or bad
 
-	mu      sync.Mutex // guards what follows; log is not called under it
+	mu      sync.Mutex // guards what follows; neither log nor changed is called under it
 	first   bool       // answered is closed
 	current *jwtbundle.Set
 	last    error // why there are none
@@ -27,12 +28,16 @@ type bundles struct {
 
 var _ workloadapi.JWTBundleWatcher = (*bundles)(nil)
 
-func newBundles(life context.Context, log *slog.Logger) *bundles {
-	return &bundles{life: life, log: log, answered: make(chan struct{})}
+func newBundles(life context.Context, log *slog.Logger, changed func(old, now *jwtbundle.Set)) *bundles {
+	return &bundles{life: life, log: log, changed: changed, answered: make(chan struct{})}
 }
 
 // OnJWTBundlesUpdate takes what the agent pushed.
-func (w *bundles) OnJWTBundlesUpdate(set *jwtbundle.Set) { w.take(set, nil) }
+func (w *bundles) OnJWTBundlesUpdate(set *jwtbundle.Set) {
+	if old := w.take(set, nil); old != nil {
+		w.changed(old, set)
+	}
+}
 
 // OnJWTBundlesWatchError takes why the agent pushed nothing.
 func (w *bundles) OnJWTBundlesWatchError(err error) {
@@ -40,9 +45,11 @@ func (w *bundles) OnJWTBundlesWatchError(err error) {
 	logWatchError(w.life, w.log, "JWT bundle", err)
 }
 
-func (w *bundles) take(set *jwtbundle.Set, err error) {
+// take returns what there was before.
+func (w *bundles) take(set *jwtbundle.Set, err error) (old *jwtbundle.Set) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	old = w.current
 	if w.last = err; err == nil {
 		w.current = set
 	}
@@ -50,6 +57,22 @@ func (w *bundles) take(set *jwtbundle.Set, err error) {
 		w.first = true
 		close(w.answered)
 	}
+	return old
+}
+
+// lost reports whether a key of td was in old and is not in now.
+func lost(td spiffeid.TrustDomain, old, now *jwtbundle.Set) bool {
+	before, ok := old.Get(td)
+	if !ok {
+		return false
+	}
+	after, ok := now.Get(td)
+	for kid := range before.JWTAuthorities() {
+		if !ok || !after.HasJWTAuthority(kid) {
+			return true
+		}
+	}
+	return false
 }
 
 // wait returns when the agent has answered, even with a refusal: an agent may

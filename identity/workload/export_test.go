@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+
 	"github.com/taskcred/taskcred/identity"
 )
 
@@ -34,6 +36,9 @@ func (c *assertions) Close() { c.close() }
 func (s *Source) Fetch(ctx context.Context, audience string) (identity.Assertion, time.Time, error) {
 	return s.fetch(ctx, audience)
 }
+
+// PushJWTBundles is the agent's push of bundles.
+func (s *Source) PushJWTBundles(set *jwtbundle.Set) { s.bundles.OnJWTBundlesUpdate(set) }
 
 // Waits returns the first n waits of a supervised watch.
 func Waits(n int) []time.Duration {

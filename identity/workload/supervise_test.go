@@ -2,6 +2,9 @@ package workload_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"google.golang.org/grpc/codes"
@@ -94,6 +98,56 @@ func TestRotationIsFollowed(t *testing.T) {
 	})
 	if _, err := self.GetJWTBundleForTrustDomain(spiffeid.RequireTrustDomainFromString("example.com")); err == nil || !strings.Contains(err.Error(), `"example.com"`) {
 		t.Errorf("the bundle of another domain: %v", err)
+	}
+}
+
+// A key that leaves the trust domain's bundle was revoked: what it signed is not
+// given out any more, and one that came or one of others changes nothing.
+func TestKeyRevoked(t *testing.T) {
+	domain, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+	self := open(t, agent, workload.Options{})
+	first, err := self.Assertion(t.Context(), audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := domain.GetJWTBundleForTrustDomain(self.ID().TrustDomain())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := jwtbundle.New(spiffeid.RequireTrustDomainFromString("partner.test"))
+	with := func(b *jwtbundle.Bundle, kids ...string) *jwtbundle.Bundle {
+		b = b.Clone()
+		for _, kid := range kids {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.AddJWTAuthority(kid, &key.PublicKey); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return b
+	}
+	for _, push := range []struct {
+		what  string
+		set   *jwtbundle.Set
+		calls int // that the agent has had then
+	}{
+		{"the same again", jwtbundle.NewSet(ours), 1},
+		{"a new key, and another domain", jwtbundle.NewSet(with(ours, "new"), with(theirs, "a", "b")), 1},
+		{"another domain loses a key", jwtbundle.NewSet(with(ours, "new"), with(theirs, "a")), 1},
+		{"another domain is gone", jwtbundle.NewSet(with(ours, "new")), 1},
+		{"a key is gone", jwtbundle.NewSet(ours), 2},
+		{"the whole bundle is gone", jwtbundle.NewSet(with(theirs, "a")), 3},
+	} {
+		self.PushJWTBundles(push.set)
+		a, err := self.Assertion(t.Context(), audience)
+		if err != nil || a.ID != first.ID {
+			t.Errorf("%s: got %v, %v", push.what, a.ID, err)
+		}
+		if got := agent.Calls().JWTSVIDs; got != push.calls {
+			t.Errorf("%s: the agent has been asked %d times, want %d", push.what, got, push.calls)
+		}
 	}
 }
 

@@ -152,7 +152,7 @@ func newSource(client *workloadapi.Client, o *Options) *Source {
 	log, now := o.logger(), newClock()
 	s.assertions = newAssertions(s.fetch, now, log)
 	s.svids = newSVIDs(s.life, log, now, choice{o.ID, o.Hint}, s.assertions.purge)
-	s.bundles = newBundles(s.life, log)
+	s.bundles = newBundles(s.life, log, s.keysChanged)
 	return s
 }
 
@@ -174,6 +174,15 @@ func (s *Source) watch(f func(context.Context) error) {
 	s.watches.Go(func() { supervise(s.life, f) })
 }
 
+// keysChanged forgets all JWT-SVIDs when a key of our trust domain is gone: what
+// it signed is worth nothing any more, however long it would live. Which ones it
+// signed does not matter: the agent that said so is there to give new ones.
+func (s *Source) keysChanged(old, now *jwtbundle.Set) {
+	if lost(s.id.TrustDomain(), old, now) {
+		s.assertions.purge()
+	}
+}
+
 // ID returns the SPIFFE ID that Open pinned. It stays the same, also after
 // Close.
 func (s *Source) ID() spiffeid.ID { return s.id }
@@ -184,7 +193,8 @@ func (s *Source) ID() spiffeid.ID { return s.id }
 // from half the JWT-SVID's life on, in the background, one call at a time.
 // Meanwhile, and while the agent fails, the one at hand is returned until its
 // end. 128 audiences are kept. When the agent says that ID is no longer this
-// workload's, what is at hand is dropped.
+// workload's, or that a key of its trust domain is gone, what is at hand is
+// dropped.
 //
 // It fails if audience is empty, when ctx ends, after Close, and when there is
 // none at hand and the agent gives none, or one of another identity, for other

@@ -71,7 +71,7 @@ func (s *SPIRE) Unregister(ctx context.Context, id string) error {
 }
 
 // RotateJWTKey makes SPIRE sign JWT-SVIDs with a new key. Those that were signed
-// with the old one stay valid; see [SPIRE.TaintJWTKey].
+// with the old one stay valid; see [SPIRE.TaintJWTKey] and [SPIRE.RevokeJWTKey].
 func (s *SPIRE) RotateJWTKey(ctx context.Context) error {
 	out, err := s.ask(ctx, "localauthority jwt prepare", "-output", "json")
 	if err != nil {
@@ -88,9 +88,14 @@ func (s *SPIRE) RotateJWTKey(ctx context.Context) error {
 }
 
 // TaintJWTKey says that the key before the last [SPIRE.RotateJWTKey] is not to be
-// trusted, and revokes it: agents give up the JWT-SVIDs that it signed, and it
-// leaves the bundle.
-func (s *SPIRE) TaintJWTKey(ctx context.Context) error {
+// trusted: agents give up the JWT-SVIDs that it signed.
+func (s *SPIRE) TaintJWTKey(ctx context.Context) error { return s.oldJWTKey(ctx, "taint") }
+
+// RevokeJWTKey takes the tainted key out of the bundle: what it signed is worth
+// nothing from now on.
+func (s *SPIRE) RevokeJWTKey(ctx context.Context) error { return s.oldJWTKey(ctx, "revoke") }
+
+func (s *SPIRE) oldJWTKey(ctx context.Context, command string) error {
 	out, err := s.ask(ctx, "localauthority jwt show", "-output", "json")
 	if err != nil {
 		return err
@@ -102,12 +107,8 @@ func (s *SPIRE) TaintJWTKey(ctx context.Context) error {
 	if shown.Old.ID == "" {
 		return errors.New("there is no old key")
 	}
-	for _, command := range []string{"localauthority jwt taint", "localauthority jwt revoke"} {
-		if _, err := s.ask(ctx, command, "-authorityID", shown.Old.ID); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err = s.ask(ctx, "localauthority jwt "+command, "-authorityID", shown.Old.ID)
+	return err
 }
 
 type authority struct {
