@@ -6,28 +6,28 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/examples/spire/authz"
 	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
 	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/identity/workload"
+	"github.com/taskcred/taskcred/scope"
 )
 
 // A client authenticates by its X.509-SVID over mutual TLS (RFC 8705 section 2.1,
 // with the SPIFFE ID as client_id), and by nothing else: not without one, and not
-// by another's.
+// by another's. It goes on when the SVID is replaced.
 func TestX509SVID(t *testing.T) {
 	t.Parallel()
 	needSPIRE(t)
@@ -57,66 +57,61 @@ func TestX509SVID(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	// certified is an issuer for a client that shows with's X.509-SVID.
+	certified := func(with *workload.Source, change func(*exchange.Config)) *exchange.Issuer[scope.Tool] {
+		return issuer(t, s, with, func(c *exchange.Config) {
+			c.Issuer, c.AssertionAudience = "", s.Issuer() // which is plain http, and shows no certificate
+			c.TokenURL, c.RevocationURL, c.IntrospectionURL = s.TLS()+"/token", s.TLS()+"/token/revocation", s.TLS()+"/token/introspection"
+			c.MutualTLS = true
+			c.Base = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}} // the web's, not the trust domain's
+			if change != nil {
+				change(c)
+			}
+		})
+	}
 
-	for name, c := range map[string]struct {
-		with   *workload.Source
-		status int
-	}{
-		"its own":   {self, 200},
-		"another's": {other, 401},
-		"none":      {nil, 401},
-	} {
-		status, body := clientCredentials(t, s.TLS()+"/token", self.ID().String(), roots, c.with)
-		if status != c.status {
-			t.Errorf("%s: got %d %s, want %d", name, status, body["error"], c.status)
+	refund := tool(t, refunds, "refunds:create")
+	i := certified(self, nil)
+	first := serial(t, self)
+	for replaced := false; !replaced; time.Sleep(time.Second) {
+		replaced = serial(t, self) != first // the last one is with another certificate
+		taskCtx, task, b := start(t, i, identity.Subject{})
+		_, token := mint(t, taskCtx, b, refund)
+		if in, err := i.Introspect(ctx, token); err != nil || !in.Active {
+			t.Fatalf("during the task: %+v, %v", in, err)
 		}
-		if status == 401 && body["error"] != "invalid_client" {
-			t.Errorf("%s: got %v", name, body)
+		if err := task.End(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if in, err := i.Introspect(ctx, token); err != nil || in.Active {
+			t.Fatalf("after the task: %+v, %v", in, err)
 		}
 	}
-	// Nor by a JWT-SVID: a client authenticates in the one way that is registered.
-	ctx, _, b := start(t, issuer(t, s, self, nil), identity.Subject{})
-	_, err = b.Credential(ctx, tool(t, refunds, "refunds:create"))
-	if e := asError(t, err); e.Code != "invalid_client" {
-		t.Errorf("a JWT-SVID: got %v", err)
+
+	for name, i := range map[string]*exchange.Issuer[scope.Tool]{
+		"another's": certified(other, func(c *exchange.Config) { c.ClientID = self.ID().String() }),
+		// A client authenticates in the one way that is registered.
+		"a JWT-SVID": issuer(t, s, self, nil),
+		"no certificate": certified(self, func(c *exchange.Config) {
+			c.MutualTLS, c.ClientID, c.ClientSecret = false, self.ID().String(), secret.New(rand.Text())
+		}),
+	} {
+		ctx, _, b := start(t, i, identity.Subject{})
+		_, err = b.Credential(ctx, refund)
+		if e := asError(t, err); e.Code != "invalid_client" {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 
-// clientCredentials asks for a token, with a client certificate in place of
-// anything else.
-func clientCredentials(t *testing.T, to, client string, roots *x509.CertPool, self *workload.Source) (status int, body map[string]any) {
+// serial returns the number of the X.509-SVID at hand.
+func serial(t *testing.T, self *workload.Source) string {
 	t.Helper()
-	base := &http.Transport{TLSClientConfig: &tls.Config{
-		RootCAs: roots, // the web's, not the trust domain's
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			c := new(tls.Certificate)
-			if self == nil {
-				return c, nil
-			}
-			svid, err := self.X509SVID()
-			if err != nil {
-				return nil, err
-			}
-			for _, x := range svid.Certificates {
-				c.Certificate = append(c.Certificate, x.Raw)
-			}
-			c.PrivateKey = svid.PrivateKey
-			return c, nil
-		},
-	}}
-	defer base.CloseIdleConnections()
-	form := url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {client}, "resource": {refunds}, "scope": {"refunds:create"},
-	}
-	resp, err := (&http.Client{Transport: base}).Post(to, "application/x-www-form-urlencoded", strings.NewReader(form.Encode()))
+	cert, err := self.Certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, body
+	return cert.Leaf.SerialNumber.String()
 }
 
 // certificate makes a certificate for loopback, and the pool that trusts it.
