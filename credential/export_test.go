@@ -44,6 +44,13 @@ func Believe(s scope.Any, token string) bool {
 	return err == nil
 }
 
+// Idle reports whether nothing of b is being revoked just now.
+func Idle[S scope.Scope](b *Broker[S]) bool {
+	b.revoker.mu.Lock()
+	defer b.revoker.mu.Unlock()
+	return b.revoker.workers == 0
+}
+
 // NewBase is the transport of a broker whose options have none.
 var NewBase = newBase
 

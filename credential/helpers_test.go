@@ -140,8 +140,18 @@ func newBroker(t testing.TB, issuer credential.Issuer[scope.Tool], change ...fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.Close() })
+	closeAfter(t, b)
 	return b
+}
+
+// closeAfter closes b at the end of the test, and waits for its workers: they
+// read the clocks, which another test may move.
+func closeAfter[S scope.Scope](t testing.TB, b *credential.Broker[S]) {
+	t.Helper()
+	t.Cleanup(func() {
+		_ = b.Close()
+		eventually(t, "the revoker is idle", func() bool { return credential.Idle(b) })
+	})
 }
 
 func startTask(t testing.TB, o credential.TaskOptions) (context.Context, *credential.Task) {

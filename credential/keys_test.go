@@ -98,7 +98,9 @@ func newBrokers(t testing.TB, hold chan struct{}) *brokers {
 	if err := errors.Join(err[:]...); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = errors.Join(b.models.Close(), b.retrievals.Close(), b.tools.Close()) })
+	closeAfter(t, b.models)
+	closeAfter(t, b.retrievals)
+	closeAfter(t, b.tools)
 	return b
 }
 
@@ -315,7 +317,7 @@ func TestNeighbours(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer b.Close()
+		closeAfter(t, b)
 		s := tool(t, "pay")
 		var all sync.WaitGroup
 		for i := range tenants {
@@ -365,7 +367,7 @@ func TestNarrowedApart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer b.Close()
+		closeAfter(t, b)
 		ctx, _ := startTask(t, credential.TaskOptions{ID: "task"})
 		tr := b.Transport(wide, nil)
 		call := func(method string) {

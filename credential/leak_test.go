@@ -88,6 +88,7 @@ func testNoLeak(t *testing.T) {
 	}
 	credentialtest.NoLeak(t, err, secrets...)
 	credentialtest.NoLeak(t, left.Leases, secrets...)
+	synctest.Wait() // the logger is told of a revocation after End
 	mu.Lock()
 	defer mu.Unlock()
 	credentialtest.NoLeak(t, events, secrets...)
