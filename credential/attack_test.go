@@ -1048,6 +1048,9 @@ func TestExpiredOnce(t *testing.T) {
 		wg.Go(func() { b.Ledger().Leases() })
 	}
 	wg.Wait()
+	if err := b.Close(); err != nil { // the events are told by then
+		t.Error(err)
+	}
 	if n := expired.Load(); n != leases {
 		t.Errorf("%d leases expired %d times", leases, n)
 	}

@@ -92,9 +92,9 @@ type lease struct {
 	events *recorder
 	drop   func(*lease) // takes it out of the broker's cache and flights
 
-	extra   secret.Text // a refresh token that nobody asked for
-	expires time.Time   // as facts.Expires
-	acting  Acting      // as facts.Acting
+	extra   []secret.Text // refresh tokens that nobody asked for
+	expires time.Time     // as facts.Expires
+	acting  Acting        // as facts.Acting
 	print   fingerprint
 	dies    instant // when the token dies by itself; guarded by ledger.mu
 

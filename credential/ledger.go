@@ -151,6 +151,9 @@ func (l *Ledger) print(t secret.Text) (f fingerprint) {
 	return f
 }
 
+// knows reports whether t is the token of a lease. It is called with mu held.
+func (l *Ledger) knows(t secret.Text) bool { return l.tokens[l.print(t)] != nil }
+
 // settle enters what came of asking the issuer: a lease with a token goes live,
 // unless it was refused, or was revoked or outlived by its task while the
 // issuer was asked; then the token is revoked. One decision under one lock: two
@@ -159,27 +162,25 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	if x.token.IsZero() {
 		l.close(x)
 		l.mu.Lock()
-		if l.tokens[l.print(x.extra)] != nil {
-			x.extra = secret.Text{}
-		}
+		x.extra = slices.DeleteFunc(x.extra, l.knows)
 		l.mu.Unlock()
 		x.owner.orphan(ctx, x)
 		return refused
 	}
-	ended, extra := x.task.isClosed(), l.print(x.extra)
+	ended := x.task.isClosed()
 	l.mu.Lock()
-	if l.tokens[extra] != nil {
-		x.extra = secret.Text{} // somebody else's, not ours to revoke
-	}
+	x.extra = slices.DeleteFunc(x.extra, l.knows) // somebody else's, not ours to revoke
 	old := l.tokens[x.print]
 	if old != nil && !old.sameAs(x) {
 		l.mu.Unlock()
-		if secret.Equal(x.extra, old.extra) {
-			x.extra = secret.Text{} // to revoke it may take old's token with it (RFC 7009 section 2.1)
-		}
+		// To revoke it may take old's token with it (RFC 7009 section 2.1).
+		x.extra = slices.DeleteFunc(x.extra, func(t secret.Text) bool { return holds(old.extra, t) })
 		l.close(x)
 		x.owner.orphan(ctx, x)
 		return orRefused(refused, x.key.scope.Name(), "foreign_token", "the answer is a token that is in use elsewhere")
+	}
+	if old != nil { // they go with the token that both have
+		x.extra = append(slices.DeleteFunc(x.extra, func(t secret.Text) bool { return holds(old.extra, t) }), old.extra...)
 	}
 	l.tokens[x.print] = x
 	x.facts.ID = l.lastID.Add(1)

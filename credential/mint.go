@@ -124,8 +124,8 @@ func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began insta
 	if refused == nil {
 		v, refused = verify(s.Any(), subject, r, sent)
 	}
-	if !holds(presented, r.RefreshToken) { // an echo is not ours to revoke
-		l.extra = r.RefreshToken
+	if !r.RefreshToken.IsZero() && !holds(presented, r.RefreshToken) { // an echo is not ours to revoke
+		l.extra = []secret.Text{r.RefreshToken}
 	}
 	switch {
 	case r.AccessToken.IsZero():

@@ -3,6 +3,7 @@ package credential_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -213,6 +214,47 @@ func TestSameTokenForTwoTasks(t *testing.T) {
 		if had != 1 || m.tries != 0 {
 			t.Fatalf("%d tasks have the token, %d revocations", had, m.tries)
 		}
+	}
+}
+
+// A server that gives its token again, each time with another refresh token:
+// all of those are revoked with it, once, and not before; one that cannot be
+// does not keep the others alive.
+func TestSameTokenOtherRefreshTokens(t *testing.T) {
+	for name, broken := range map[string]string{"all": "", "one fails": "refresh-2"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &mint{ttl: 100 * time.Second, revoke: func(_ context.Context, token string) error {
+					if token == broken {
+						return errors.New("not this one")
+					}
+					return nil
+				}}
+				m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+					r.AccessToken, r.RefreshToken = secret.New("same"), secret.New(fmt.Sprint("refresh-", min(m.issues(), 3)))
+					return nil
+				}
+				b := newBroker(t, m)
+				ctx, task := startTask(t, credential.TaskOptions{})
+				for range 4 {
+					if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(80 * time.Second) // past the time to refresh
+					synctest.Wait()
+				}
+				if m.issues() != 4 || m.tried() != 0 {
+					t.Errorf("%d exchanges, want 4; %d revocations while it is used", m.issues(), m.tried())
+				}
+				_ = task.End(ctx)
+				synctest.Wait()
+				for _, token := range []string{"same", "refresh-1", "refresh-2", "refresh-3"} {
+					if got := m.taken[token]; (got == 0) != (token == broken) || broken == "" && got != 1 {
+						t.Errorf("%s was revoked %d times", token, got)
+					}
+				}
+			})
+		})
 	}
 }
 

@@ -45,14 +45,14 @@ type revocation struct {
 	ctx      context.Context // its values
 	due      time.Time
 	failures int
-	orphan   bool      // the refresh token alone: the access token is dead or never came
+	orphan   bool      // the refresh tokens alone: the access token is dead or never came
 	giveUp   time.Time // of an orphan, whose life nobody knows
 }
 
-// orphan has the refresh token of a lease revoked whose access token is dead,
+// orphan has the refresh tokens of a lease revoked whose access token is dead,
 // never came, or cannot be revoked. A refresh token outlives them all.
 func (r *revoker) orphan(ctx context.Context, l *lease) {
-	if l.extra.IsZero() || r.revoke == nil || !l.orphaned.CompareAndSwap(false, true) {
+	if len(l.extra) == 0 || r.revoke == nil || !l.orphaned.CompareAndSwap(false, true) {
 		return
 	}
 	now := time.Now()
@@ -63,8 +63,7 @@ func (r *revoker) tryOrphan(v *revocation) {
 	ctx, cancel := context.WithTimeout(v.ctx, revokeTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.base, cancel)()
-	err := errors.New("panicked")
-	quietly(func() { err = r.revoke(ctx, v.lease.extra, HintRefreshToken) })
+	err := r.call(ctx, v.lease.extra, HintRefreshToken)
 	if err == nil {
 		return
 	}
@@ -219,23 +218,31 @@ func (r *revoker) tryOnce(v *revocation) {
 	r.put(v)
 }
 
-// attempt revokes the token and, where there is one, the refresh token that
-// came with it.
-func (r *revoker) attempt(v *revocation) (err error) {
+// attempt revokes the token and the refresh tokens that came with it.
+func (r *revoker) attempt(v *revocation) error {
 	if r.revoke == nil {
 		return errors.New("not a Revoker")
 	}
 	ctx, cancel := context.WithTimeout(v.ctx, revokeTimeout)
 	defer cancel()
 	defer context.AfterFunc(r.base, cancel)()
-	panicked := errors.New("panicked") // what stays where a call does not return
-	err = panicked
-	quietly(func() { err = r.revoke(ctx, v.lease.token, HintAccessToken) })
-	if err == nil && !v.lease.extra.IsZero() {
-		err = panicked
-		quietly(func() { err = r.revoke(ctx, v.lease.extra, HintRefreshToken) })
+	if err := r.call(ctx, []secret.Text{v.lease.token}, HintAccessToken); err != nil {
+		return err
 	}
-	return err
+	return r.call(ctx, v.lease.extra, HintRefreshToken)
+}
+
+// call asks the issuer to revoke each of the tokens, and returns the first
+// error.
+func (r *revoker) call(ctx context.Context, tokens []secret.Text, hint TokenHint) (first error) {
+	for _, t := range tokens {
+		err := errors.New("panicked") // what stays where a call does not return
+		quietly(func() { err = r.revoke(ctx, t, hint) })
+		if first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // record has an event told. It does not wait for the observers, who may be slow
