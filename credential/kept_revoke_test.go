@@ -439,6 +439,30 @@ func TestInventoryInOrder(t *testing.T) {
 	})
 }
 
+// A Block is in force before the first credential is taken back: who asks
+// meanwhile is issued none.
+func TestBlockIsInForceFirst(t *testing.T) {
+	var b *credential.Broker[scope.Tool]
+	s := tool(t, "pay")
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error {
+		if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrBlocked) {
+			t.Errorf("meanwhile: %v", err)
+		}
+		return nil
+	}}
+	b = newBroker(t, m)
+	if _, err := b.Credential(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Ledger().Block(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	if n := len(m.alive()); n != 0 || m.issues() != 1 {
+		t.Errorf("%d alive after %d exchanges", n, m.issues())
+	}
+}
+
 // Lifting one Block lifts no other.
 func TestUnblockLiftsItsOwn(t *testing.T) {
 	b := newBroker(t, &mint{ttl: time.Hour})
