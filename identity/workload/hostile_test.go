@@ -100,6 +100,12 @@ func TestAnswersThatAreNotForUs(t *testing.T) {
 		{"none", "none", "no JWT-SVID"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			// A source of its own, for what one has accepted it keeps.
+			self, err := workload.Open(t.Context(), &workload.Options{Address: address})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer self.Close()
 			h.svids = []string{tc.token}
 			if tc.name == "none" {
 				h.svids = nil
