@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -289,3 +290,40 @@ func (f reader) Read([]byte) (int, error) {
 	}
 	return 0, io.EOF
 }
+
+// serve runs a server until the test ends and returns how to connect to it,
+// whatever the address: in memory, so that it works in a bubble, over real
+// connections of net/http.
+func serve(t *testing.T, h http.HandlerFunc) func(context.Context, string, string) (net.Conn, error) {
+	p := pipes{make(chan net.Conn), make(chan struct{})}
+	s := &http.Server{Handler: h}
+	go func() { _ = s.Serve(p) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		theirs, ours := net.Pipe()
+		select {
+		case p.dialed <- theirs:
+			return ours, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// pipes is a net.Listener in memory.
+type pipes struct {
+	dialed chan net.Conn
+	closed chan struct{}
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.dialed:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p pipes) Close() error   { close(p.closed); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }

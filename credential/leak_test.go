@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
 	"sync"
@@ -99,36 +98,59 @@ func testNoLeak(t *testing.T) {
 }
 
 // Printers that follow pointers come from none of it to a secret: neither to a
-// token, nor to what the connections of the broker's own transport buffer.
-func TestNoReach(t *testing.T) {
+// token, nor to what the connections of a transport buffer. They take no locks:
+// in the bubble it is known when everything is at rest.
+func TestNoReach(t *testing.T) { synctest.Test(t, testNoReach) }
+
+func testNoReach(t *testing.T) {
 	token, user := credentialtest.Canary(), credentialtest.Canary()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	base := credential.NewBase()
+	base.DialContext = serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).Flush() // a body of unknown length
 		_, _ = io.WriteString(w, "text")
-	}))
-	defer s.Close()
+	})
+	t.Cleanup(base.CloseIdleConnections)
 	b := newBroker(t, credential.IssuerFunc[scope.Tool](func(context.Context, credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
 		return credential.TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer", IssuedTokenType: identity.AccessToken, ExpiresIn: new(time.Hour)}, nil
-	}), func(o *credential.BrokerOptions) { o.Base = nil })
-	pay := tool(t, "pay", func(x *scope.Spec) { x.Endpoint = s.URL })
+	}), func(o *credential.BrokerOptions) { o.Base = base })
+	pay := tool(t, "pay", func(x *scope.Spec) { x.Endpoint = "http://127.0.0.1/v1" })
 	ctx, task := startTask(t, credential.TaskOptions{Subject: identity.Subject{ID: "alice", Token: secret.New(user)}})
 	c, err := b.Credential(ctx, pay)
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := b.Client(pay)
-	resp, err := client.Do(request(t, ctx, "GET", s.URL))
+	resp, err := client.Do(request(t, ctx, "GET", "http://127.0.0.1/v1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = io.ReadAll(resp.Body) // the connection is idle now, and at rest
-	if err != nil {
+	check := func() {
+		t.Helper()
+		synctest.Wait()
+		for _, v := range []any{b, client, resp, c, task, ctx, b.Ledger()} {
+			credentialtest.NoReach(t, v, token, user)
+		}
+	}
+	check()
+	if _, err := io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{b, client, resp, c, task, ctx, b.Ledger()} {
-		credentialtest.NoReach(t, v, token, user)
+	check() // the connection is idle
+	var r leakRecorder
+	credentialtest.NoReach(&r, base, token)
+	if !r.failed {
+		t.Error("the connection buffers nothing: the test shows nothing")
 	}
 }
+
+// leakRecorder is a testing.TB that notes a failure.
+type leakRecorder struct {
+	testing.TB
+	failed bool
+}
+
+func (r *leakRecorder) Helper()               {}
+func (r *leakRecorder) Errorf(string, ...any) { r.failed = true }
 
 // What goroutines are at work in prints as a name, with every verb: fmt would
 // read its maps while others write to them.
