@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Reason is why a credential could not be obtained or used. The Reasons are a
@@ -87,7 +89,7 @@ type Error struct {
 	Host string
 	// Detail is a sentence that says what was wrong and what is accepted. It must
 	// not repeat what a server wrote. An issuer's Detail is dropped where it is
-	// longer than 300 bytes or holds a control character; Detail, Code and Host are
+	// longer than 300 bytes or holds what is not printable; Detail, Code and Host are
 	// where one repeats a piece of a token of the request or the answer.
 	Detail string
 	// RetryAfter is how long the issuer wants to be left alone; 0 when it did
@@ -195,8 +197,10 @@ func word(s string) string {
 }
 
 // sentence returns s when it is one line of plain text and short, "" otherwise.
+// What is not printable are also line separators, terminal escapes of one byte,
+// and what turns the direction of text around.
 func sentence(s string) string {
-	if len(s) > 300 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if len(s) > 300 || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return ""
 	}
 	return s

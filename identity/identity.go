@@ -90,7 +90,7 @@ const (
 type Subject struct {
 	// ID names the user to policies and in events. It is what the application
 	// established when it verified Token, for instance the token's sub; no
-	// server is shown it.
+	// server is shown it. It has at most 1,024 bytes.
 	ID string
 
 	// Token is the user's token. It is presented to the authorization server as
@@ -132,6 +132,8 @@ func (s Subject) Validate(now time.Time) error {
 		return nil
 	case s.ID == "":
 		return errors.New("identity: Subject.ID is empty; it must name the user to policies and in events")
+	case len(s.ID) > 1024:
+		return fmt.Errorf("identity: Subject.ID is %d bytes long; at most 1024 are accepted", len(s.ID))
 	case strings.ContainsFunc(s.ID, isControl):
 		return errors.New("identity: Subject.ID holds a control character")
 	case !utf8.ValidString(s.ID): // JSON would show two such as one, to a policy too

@@ -29,6 +29,8 @@ func TestSubjectValidate(t *testing.T) {
 		"no id":             {identity.Subject{Token: token}, "Subject.ID"},
 		"control in id":     {identity.Subject{ID: "a\nb", Token: token}, "Subject.ID"},
 		"no UTF-8 in id":    {identity.Subject{ID: "a\xffb", Token: token}, "Subject.ID"},
+		"longest id":        {identity.Subject{ID: strings.Repeat("x", 1024), Token: token}, ""},
+		"longer id":         {identity.Subject{ID: strings.Repeat("x", 1025), Token: token}, "at most 1024"},
 		"no token":          {identity.Subject{ID: "alice"}, "Subject.Token"},
 		"token with prefix": {identity.Subject{ID: "alice", Token: secret.New("Bearer " + raw)}, "Subject.Token"},
 		"type is no URI":    {identity.Subject{ID: "alice", Token: token, Type: "jwt"}, "Subject.Type"},
