@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"net/http"
@@ -15,103 +16,112 @@ import (
 	"testing"
 	"time"
 
+	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/examples/spire/authz"
 	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
 	"github.com/taskcred/taskcred/identity"
-	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/identity/workload"
 	"github.com/taskcred/taskcred/scope"
 )
 
 // A client authenticates by its X.509-SVID over mutual TLS (RFC 8705 section 2.1,
-// with the SPIFFE ID as client_id), and by nothing else: not without one, and not
-// by another's. It goes on when the SVID is replaced.
+// with the SPIFFE ID as client_id): at the token endpoint, and where tokens are
+// introspected and revoked, and on through every rotation. The server is verified
+// by the web's roots.
 func TestX509SVID(t *testing.T) {
 	t.Parallel()
-	needSPIRE(t)
-	needServer(t, "panva")
-	ctx := t.Context()
 	sp := hurried(t)
-	self, err := open(ctx, sp, spire.Entry{Path: "/agent"})
+	self, s, base := startMutual(t, sp)
+	frontend, err := open(t.Context(), sp, spire.Entry{Path: "/frontend", JWTTTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer self.Close()
-	other, err := open(ctx, sp, spire.Entry{Path: "/other"})
+	defer frontend.Close()
+	a, err := frontend.Assertion(t.Context(), s.Issuer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := identity.Subject{ID: a.ID.String(), Token: a.Token, Type: identity.JWT, Expiry: a.Expiry}
+
+	i := issuer(t, s, self, func(c *exchange.Config) { c.MutualTLS, c.Base = true, base })
+	seen := make(map[string]bool)
+	for end := time.Now().Add(25 * time.Second); time.Now().Before(end) && len(seen) < 3; time.Sleep(time.Second / 2) {
+		svid, err := self.X509SVID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[svid.Certificates[0].SerialNumber.String()] = true
+		ctx, task, b := start(t, i, from)
+		_, token := mint(t, ctx, b, tool(t, refunds, "refunds:create"))
+		before, err := i.Introspect(t.Context(), token)
+		if err != nil || !before.Active || before.ClientID != self.ID().String() || before.Subject != from.ID || before.Actor != self.ID().String() {
+			t.Fatalf("got %+v, %v", before, err)
+		}
+		if err := errors.Join(task.End(ctx), b.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := i.Introspect(t.Context(), token); err != nil || after.Active {
+			t.Fatalf("after the end of the task: %+v, %v", after, err)
+		}
+	}
+	if len(seen) < 3 {
+		t.Errorf("there were %d X.509-SVIDs: that is no test of rotation", len(seen))
+	}
+}
+
+// Nobody else is let in: not by another's X.509-SVID, and not by a JWT-SVID where
+// the client is registered for the other.
+func TestX509SVIDOfAnother(t *testing.T) {
+	t.Parallel()
+	sp := hurried(t)
+	self, s, base := startMutual(t, sp)
+	other, err := open(t.Context(), sp, spire.Entry{Path: "/other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
+	for name, i := range map[string]*exchange.Issuer[scope.Tool]{
+		"another's": issuer(t, s, other, func(c *exchange.Config) { c.MutualTLS, c.Base = true, base }),
+		"another's, under this name": issuer(t, s, other, func(c *exchange.Config) {
+			c.MutualTLS, c.Base, c.ClientID = true, base, self.ID().String()
+		}),
+		"a JWT-SVID": issuer(t, s, self, func(c *exchange.Config) { c.Base = base }),
+	} {
+		ctx, _, b := start(t, i, identity.Subject{})
+		_, err := b.Credential(ctx, tool(t, refunds, "refunds:create"))
+		if e := asError(t, err); e.Reason != credential.ErrIssuer || e.Code != "invalid_client" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
 
+// startMutual starts a server that knows one client, by its X.509-SVID, and
+// returns it with the client and what trusts its certificate.
+func startMutual(t *testing.T, sp *spire.SPIRE) (*workload.Source, server, *http.Transport) {
+	t.Helper()
+	needServer(t, "panva")
+	self, err := open(t.Context(), sp, spire.Entry{Path: "/agent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { self.Close() })
 	files, roots := certificate(t)
 	files.Clients = sp.BundleFile()
-	s, err := panva.Start(ctx, authz.Config{
+	s, err := panva.Start(t.Context(), authz.Config{
 		TrustDomains: map[string]string{sp.TrustDomain: sp.JWKS()},
-		Clients:      []authz.Client{{ID: self.ID().String(), X509: true}},
+		Clients:      []authz.Client{{ID: self.ID().String(), MayActFor: true, X509: true}},
 		Resources:    []authz.Resource{{URI: refunds, Scopes: []string{"refunds:create"}, Clients: []string{self.ID().String()}, Seconds: life}},
 		TLS:          files,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	// certified is an issuer for a client that shows with's X.509-SVID.
-	certified := func(with *workload.Source, change func(*exchange.Config)) *exchange.Issuer[scope.Tool] {
-		return issuer(t, s, with, func(c *exchange.Config) {
-			c.Issuer, c.AssertionAudience = "", s.Issuer() // which is plain http, and shows no certificate
-			c.TokenURL, c.RevocationURL, c.IntrospectionURL = s.TLS()+"/token", s.TLS()+"/token/revocation", s.TLS()+"/token/introspection"
-			c.MutualTLS = true
-			c.Base = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}} // the web's, not the trust domain's
-			if change != nil {
-				change(c)
-			}
-		})
-	}
-
-	refund := tool(t, refunds, "refunds:create")
-	i := certified(self, nil)
-	first := serial(t, self)
-	for replaced := false; !replaced; time.Sleep(time.Second) {
-		replaced = serial(t, self) != first // the last one is with another certificate
-		taskCtx, task, b := start(t, i, identity.Subject{})
-		_, token := mint(t, taskCtx, b, refund)
-		if in, err := i.Introspect(ctx, token); err != nil || !in.Active {
-			t.Fatalf("during the task: %+v, %v", in, err)
-		}
-		if err := task.End(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if in, err := i.Introspect(ctx, token); err != nil || in.Active {
-			t.Fatalf("after the task: %+v, %v", in, err)
-		}
-	}
-
-	for name, i := range map[string]*exchange.Issuer[scope.Tool]{
-		"another's": certified(other, func(c *exchange.Config) { c.ClientID = self.ID().String() }),
-		// A client authenticates in the one way that is registered.
-		"a JWT-SVID": issuer(t, s, self, nil),
-		"no certificate": certified(self, func(c *exchange.Config) {
-			c.MutualTLS, c.ClientID, c.ClientSecret = false, self.ID().String(), secret.New(rand.Text())
-		}),
-	} {
-		ctx, _, b := start(t, i, identity.Subject{})
-		_, err = b.Credential(ctx, refund)
-		if e := asError(t, err); e.Code != "invalid_client" {
-			t.Errorf("%s: got %v", name, err)
-		}
-	}
-}
-
-// serial returns the number of the X.509-SVID at hand.
-func serial(t *testing.T, self *workload.Source) string {
-	t.Helper()
-	cert, err := self.Certificate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert.Leaf.SerialNumber.String()
+	t.Cleanup(s.Close)
+	base := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	t.Cleanup(base.CloseIdleConnections)
+	return self, s, base
 }
 
 // certificate makes a certificate for loopback, and the pool that trusts it.

@@ -16,7 +16,8 @@ type Config struct {
 	Clients   []Client   `json:"clients"`
 	Resources []Resource `json:"resources"`
 
-	// TLS is for clients that authenticate with their X.509-SVID; nil for none.
+	// TLS makes the server speak TLS, and take clients that authenticate with their
+	// X.509-SVID. Nil means plain http, on loopback.
 	TLS *TLS `json:"tls,omitempty"`
 }
 
@@ -51,7 +52,7 @@ type Resource struct {
 	Seconds int `json:"seconds"`
 }
 
-// TLS names the PEM files of a second listener, with mutual TLS.
+// TLS names PEM files.
 type TLS struct {
 	Cert string `json:"cert"`
 	Key  string `json:"key"`

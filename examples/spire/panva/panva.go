@@ -106,10 +106,10 @@ func Install(ctx context.Context, say func(string)) error {
 
 // Server is an authorization server that runs. Close ends it.
 type Server struct {
-	issuer, tls string
-	process     *proc.Process
-	dir         string
-	closed      sync.Once
+	issuer  string
+	process *proc.Process
+	dir     string
+	closed  sync.Once
 }
 
 // Start starts a server with what [Install] has installed, and returns when it
@@ -164,9 +164,7 @@ func Start(ctx context.Context, c authz.Config) (s *Server, err error) {
 	return s, s.process.Wait(ctx, func(ctx context.Context) error {
 		select {
 		case text := <-line:
-			return json.Unmarshal(text, &struct {
-				Issuer, TLS *string
-			}{&s.issuer, &s.tls})
+			return json.Unmarshal(text, &struct{ Issuer *string }{&s.issuer})
 		default:
 			return io.ErrNoProgress
 		}
@@ -175,9 +173,6 @@ func Start(ctx context.Context, c authz.Config) (s *Server, err error) {
 
 // Issuer returns the server's issuer identifier.
 func (s *Server) Issuer() string { return s.issuer }
-
-// TLS returns the origin for clients with an X.509-SVID, "" when there is none.
-func (s *Server) TLS() string { return s.tls }
 
 // Close stops the server. It is idempotent.
 func (s *Server) Close() {

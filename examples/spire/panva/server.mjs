@@ -4,9 +4,8 @@
 //
 //   node server.mjs config.json
 //
-// config.json is authz.Config. It prints one line, {"issuer": …, "tls": …}, when
-// it answers; "tls" is the origin for clients with an X.509-SVID. It listens on
-// loopback and keeps everything in memory.
+// config.json is authz.Config. It prints one line, {"issuer": …}, when it answers.
+// It listens on loopback and keeps everything in memory.
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -32,19 +31,19 @@ const keys = (url) => createRemoteJWKSet(new URL(url), { cacheMaxAge: 5_000, coo
 const trustDomains = new Map(Object.entries(config.trustDomains).map(([name, url]) => [name, keys(url)]));
 const users = config.users.jwks && keys(config.users.jwks);
 
-const server = await listen(http.createServer());
-const issuer = `http://127.0.0.1:${server.address().port}`;
+const certified = config.tls && { cert: readFileSync(config.tls.cert), key: readFileSync(config.tls.key) };
+const server = await listen(certified ? https.createServer(certified) : http.createServer());
+const issuer = `${certified ? 'https' : 'http'}://127.0.0.1:${server.address().port}`;
 
 // A second listener, for clients that prove themselves by an X.509-SVID. It lets
 // others in as well: oidc-provider says what is wrong, as an OAuth error.
-const secure = config.tls && await listen(https.createServer({
-  cert: readFileSync(config.tls.cert),
-  key: readFileSync(config.tls.key),
+const mutual = certified && await listen(https.createServer({
+  ...certified,
   ca: readFileSync(config.tls.clients),
   requestCert: true,
   rejectUnauthorized: false,
 }));
-const tls = secure && `https://127.0.0.1:${secure.address().port}`;
+const mutualOrigin = mutual && `https://127.0.0.1:${mutual.address().port}`;
 
 // verify returns who a JWT names, which must have been made for this server and
 // nobody else: a workload for its JWT-SVID, a user for the identity provider's.
@@ -78,11 +77,11 @@ const provider = new Provider(issuer, {
   })),
   clientAuthMethods: ['client_secret_post', 'private_key_jwt', 'tls_client_auth'],
   clientDefaults: { id_token_signed_response_alg: 'ES256' },
-  discovery: tls && { // RFC 8705 section 5
+  discovery: mutual && { // RFC 8705 section 5
     mtls_endpoint_aliases: {
-      token_endpoint: `${tls}/token`,
-      introspection_endpoint: `${tls}/token/introspection`,
-      revocation_endpoint: `${tls}/token/revocation`,
+      token_endpoint: `${mutualOrigin}/token`,
+      introspection_endpoint: `${mutualOrigin}/token/introspection`,
+      revocation_endpoint: `${mutualOrigin}/token/revocation`,
     },
   },
   extraTokenClaims: (ctx) => (ctx.actor ? { act: ctx.actor } : undefined),
@@ -207,8 +206,8 @@ provider.registerGrantType(EXCHANGE, async (ctx) => {
   });
 }, ['subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'requested_token_type', 'resource', 'audience', 'scope'], ['resource', 'audience']);
 
-for (const s of [server, secure]) s?.on('request', provider.callback());
-console.log(JSON.stringify({ issuer, tls }));
+for (const s of [server, mutual]) s?.on('request', provider.callback());
+console.log(JSON.stringify({ issuer }));
 
 function listen(s) {
   return new Promise((resolve, reject) => {
