@@ -228,35 +228,45 @@ func TestPanicsDoNotLeak(t *testing.T) {
 			m.revoke = func(_ context.Context, token string) error { panic(token) }
 		}, nil},
 	} {
-		m, log := &mint{ttl: time.Hour}, new(bytes.Buffer)
-		m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
-			r.AccessToken = secret.New(token)
-			return nil
-		}
-		var events []credential.Event
-		b := newBroker(t, m, func(o *credential.BrokerOptions) {
-			o.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-			o.Events = func(e credential.Event) { events = append(events, e) }
-			c.set(m, o)
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, log := &mint{ttl: time.Hour}, new(bytes.Buffer)
+				m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+					r.AccessToken = secret.New(token)
+					return nil
+				}
+				var mu sync.Mutex
+				var events []credential.Event
+				b := newBroker(t, m, func(o *credential.BrokerOptions) {
+					o.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+					o.Events = func(e credential.Event) {
+						mu.Lock()
+						defer mu.Unlock()
+						events = append(events, e)
+					}
+					c.set(m, o)
+				})
+				ctx, task := startTask(t, credential.TaskOptions{Subject: identity.Subject{ID: "alice", Token: secret.New(user)}})
+				resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "POST", "https://pay.test/v1"))
+				if c.want == errBase && err != nil {
+					c.want = err
+				}
+				if !errors.Is(err, c.want) {
+					t.Errorf("%s: %v", name, err)
+				}
+				if err == nil {
+					resp.Body.Close()
+				}
+				end := task.End(ctx)
+				if err := b.Close(); err != nil && name != "revocation" {
+					t.Errorf("%s: %v", name, err)
+				}
+				synctest.Wait()
+				for _, v := range []any{err, end, events, log.String()} {
+					credentialtest.NoLeak(t, v, token, user)
+				}
+			})
 		})
-		ctx, task := startTask(t, credential.TaskOptions{Subject: identity.Subject{ID: "alice", Token: secret.New(user)}})
-		resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "POST", "https://pay.test/v1"))
-		if c.want == errBase && err != nil {
-			c.want = err
-		}
-		if !errors.Is(err, c.want) {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err == nil {
-			resp.Body.Close()
-		}
-		end := task.End(ctx)
-		if err := b.Close(); err != nil && name != "revocation" {
-			t.Errorf("%s: %v", name, err)
-		}
-		for _, v := range []any{err, end, events, log.String()} {
-			credentialtest.NoLeak(t, v, token, user)
-		}
 	}
 }
 
@@ -273,10 +283,19 @@ func (h panicHandler) WithGroup(string) slog.Handler                 { return h 
 
 // The contexts that others are given show no secret: those of policy, issuer,
 // revocation, logger and base.
-func TestContextsDoNotLeak(t *testing.T) {
+func TestContextsDoNotLeak(t *testing.T) { synctest.Test(t, testContexts) }
+
+func testContexts(t *testing.T) {
 	token, user := credentialtest.Canary(), credentialtest.Canary()
+	var mu sync.Mutex
 	given := map[string]context.Context{}
-	keep := func(who string) func(context.Context) { return func(ctx context.Context) { given[who] = ctx } }
+	keep := func(who string) func(context.Context) {
+		return func(ctx context.Context) {
+			mu.Lock()
+			defer mu.Unlock()
+			given[who] = ctx
+		}
+	}
 	m := &mint{ttl: time.Hour, answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
 		r.AccessToken = secret.New(token)
 		return nil
@@ -304,6 +323,7 @@ func TestContextsDoNotLeak(t *testing.T) {
 	if err := task.End(own); err != nil {
 		t.Fatal(err)
 	}
+	synctest.Wait()
 	for _, who := range []string{"policy", "issuer", "revocation", "logger", "base"} {
 		if given[who] == nil {
 			t.Errorf("%s was given no context", who)
