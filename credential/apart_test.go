@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,10 +71,10 @@ func TestOutagesAreApart(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var ledger credential.Ledger
 					share := func(o *credential.BrokerOptions) { o.Ledger, o.Events = &ledger, func(credential.Event) {} }
-					down := false
+					var down atomic.Bool
 					ask := func(what string) func(context.Context) error {
 						return func(ctx context.Context) error {
-							if down && what == broken {
+							if down.Load() && what == broken {
 								return fail(ctx)
 							}
 							return nil
@@ -93,7 +94,7 @@ func TestOutagesAreApart(t *testing.T) {
 					if err := errors.Join(call(old, "tools"), call(old, "models")); err != nil {
 						t.Fatal(err)
 					}
-					down = true
+					down.Store(true)
 					well := map[string]string{"tools": "models", "models": "tools"}[broken]
 					for range 300 { // five minutes
 						ctx, task := startTask(t, credential.TaskOptions{EndTimeout: time.Nanosecond})
@@ -110,7 +111,7 @@ func TestOutagesAreApart(t *testing.T) {
 						_ = task.End(ctx)
 						time.Sleep(time.Second)
 					}
-					down = false
+					down.Store(false)
 					time.Sleep(15 * time.Second)
 					if err := call(old, broken); err != nil {
 						t.Errorf("afterwards, cached: %v", err)

@@ -269,7 +269,10 @@ func (l *Ledger) left(x *lease) time.Duration {
 func (l *Ledger) expired(x *lease, now instant) (dead, doubt bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if x.facts.State == LeaseLive && x.expires.IsZero() {
+	switch {
+	case x.facts.ID == 0:
+		return false, false // its token has not come: what is below is being written
+	case x.facts.State == LeaseLive && x.expires.IsZero():
 		return false, false // nobody knows, and a call carries it
 	}
 	select {
@@ -277,7 +280,7 @@ func (l *Ledger) expired(x *lease, now instant) (dead, doubt bool) {
 	default:
 		doubt = now.mono < x.dies.mono
 	}
-	return x.facts.ID != 0 && now.reached(x.dies), doubt
+	return now.reached(x.dies), doubt
 }
 
 // close takes a lease out of the ledger: its token is dead, or never came.
