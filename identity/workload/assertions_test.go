@@ -100,7 +100,7 @@ func TestOneFlightForAll(t *testing.T) {
 	agent := &fakeAgent{delay: time.Second}
 	bubble(t, agent, func(t *testing.T, c *workload.Assertions) {
 		var wg sync.WaitGroup
-		for range 1000 {
+		for range 10_000 {
 			wg.Go(func() { wantToken(t, c, "token-1") })
 		}
 		wg.Wait()

@@ -2,9 +2,14 @@ package workload_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +28,7 @@ type hostile struct {
 	pb.UnimplementedSpiffeWorkloadAPIServer // no JWT bundles
 	honest                                  pb.SpiffeWorkloadAPIClient
 	svids                                   []string
+	change                                  atomic.Pointer[func(*pb.X509SVIDResponse)] // of the X.509-SVIDs on the way
 }
 
 func (h *hostile) FetchX509SVID(req *pb.X509SVIDRequest, out grpc.ServerStreamingServer[pb.X509SVIDResponse]) error {
@@ -30,6 +36,9 @@ func (h *hostile) FetchX509SVID(req *pb.X509SVIDRequest, out grpc.ServerStreamin
 	for err == nil {
 		var resp *pb.X509SVIDResponse
 		if resp, err = in.Recv(); err == nil {
+			if f := h.change.Load(); f != nil {
+				(*f)(resp)
+			}
 			err = out.Send(resp)
 		}
 	}
@@ -122,6 +131,55 @@ func TestAnswersThatAreNotForUs(t *testing.T) {
 	h.svids = []string{sign(id, audience, time.Hour)}
 	if _, err := self.Assertion(t.Context(), audience); err != nil {
 		t.Errorf("the good one: %v", err)
+	}
+}
+
+// An answer that cannot be used ends nothing: the last good X.509-SVID is kept,
+// the log says why there is no other, and the next good one is taken.
+func TestBadX509AnswersEndNothing(t *testing.T) {
+	_, honest := newAgent(t, identitytest.SVID{Path: "/agent"})
+	h, address := newHostile(t, honest)
+	logs := newRecorder()
+	self, err := workload.Open(t.Context(), &workload.Options{Address: address, Logger: logs.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := 0
+	for name, change := range map[string]func(*pb.X509SVIDResponse){
+		"none":                func(r *pb.X509SVIDResponse) { r.Svids = nil },
+		"no key":              func(r *pb.X509SVIDResponse) { r.Svids[0].X509SvidKey = nil },
+		"a key that is none":  func(r *pb.X509SVIDResponse) { r.Svids[0].X509SvidKey = []byte("key") },
+		"another's key":       func(r *pb.X509SVIDResponse) { r.Svids[0].X509SvidKey = other },
+		"no certificate":      func(r *pb.X509SVIDResponse) { r.Svids[0].X509Svid = nil },
+		"half a certificate":  func(r *pb.X509SVIDResponse) { r.Svids[0].X509Svid = r.Svids[0].X509Svid[:100] },
+		"the authority's own": func(r *pb.X509SVIDResponse) { r.Svids[0].X509Svid = r.Svids[0].Bundle },
+		"no bundle":           func(r *pb.X509SVIDResponse) { r.Svids[0].Bundle = []byte("bundle") },
+		"another's broken bundle": func(r *pb.X509SVIDResponse) {
+			r.FederatedBundles = map[string][]byte{"spiffe://example.com": []byte("bundle")}
+		},
+		"one more, which is broken": func(r *pb.X509SVIDResponse) { r.Svids = append(r.Svids, &pb.X509SVID{Hint: "more"}) },
+		"ten megabytes":             func(r *pb.X509SVIDResponse) { r.Svids[0].X509Svid = make([]byte, 10<<20) },
+	} {
+		old := mustSerial(t, self)
+		h.change.Store(&change)
+		honest.Rotate()
+		bad++
+		logs.wait(t, bad, "watch of the Workload API failed")
+		if got := mustSerial(t, self); got != old {
+			t.Errorf("%s: the good X.509-SVID was replaced", name)
+		}
+		h.change.Store(nil)
+		honest.Rotate()
+		wantRotation(t, self, old)
 	}
 }
 

@@ -63,7 +63,7 @@ func TestOneCallPerAudience(t *testing.T) {
 	self := open(t, agent, workload.Options{})
 	audiences := []string{audience, "https://other.example.com"}
 	var wg sync.WaitGroup
-	for i := range 1000 {
+	for i := range 10_000 {
 		wg.Go(func() {
 			if a, err := self.Assertion(t.Context(), audiences[i%2]); err != nil || a.Audience != audiences[i%2] {
 				t.Errorf("got %v, %v", a, err)
@@ -149,6 +149,71 @@ func TestKeyRevoked(t *testing.T) {
 			t.Errorf("%s: the agent has been asked %d times, want %d", push.what, got, push.calls)
 		}
 	}
+}
+
+// An agent that rotates all the time, keys of the domain included, fails nobody.
+func TestRotationUnderLoad(t *testing.T) {
+	domain, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
+	self := open(t, agent, workload.Options{})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, x509Err := serial(self)
+				a, jwtErr := self.Assertion(t.Context(), audience)
+				_, bundleErr := self.GetJWTBundleForTrustDomain(domain.ID("/agent").TrustDomain())
+				if err := errors.Join(x509Err, jwtErr, bundleErr); err != nil || a.ID != self.ID() {
+					t.Errorf("got %v, %v", a.ID, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 60 {
+		old := mustSerial(t, self)
+		if i%10 == 9 {
+			if err := domain.RotateKeys(); err != nil {
+				t.Error(err)
+			}
+		}
+		agent.Rotate()
+		wantRotation(t, self, old)
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// Among a thousand, ours is found; when it is no longer there, there is none,
+// and the error does not list them all.
+func TestThousandSVIDs(t *testing.T) {
+	many := make([]identitytest.SVID, 0, 1000)
+	for i := range 999 {
+		many = append(many, identitytest.SVID{Path: fmt.Sprint("/", i), Hint: fmt.Sprint(i)})
+	}
+	domain, agent := newAgent(t, append(many, identitytest.SVID{Path: "/agent"})...)
+	self := open(t, agent, workload.Options{ID: domain.ID("/agent")})
+	old := mustSerial(t, self)
+	if a, err := self.Assertion(t.Context(), audience); err != nil || a.ID != domain.ID("/agent") {
+		t.Errorf("the assertion is of %v, %v", a.ID, err)
+	}
+	agent.Rotate()
+	wantRotation(t, self, old)
+	agent.Issue(many...)
+	eventually(t, func() error {
+		switch _, err := self.X509SVID(); {
+		case err == nil:
+			return errors.New("ours is still served")
+		case !strings.Contains(err.Error(), "and 983 more") || len(err.Error()) > 2000:
+			t.Errorf("the error is %.3000v", err)
+		}
+		return nil
+	})
 }
 
 func TestAgentRestarts(t *testing.T) {
