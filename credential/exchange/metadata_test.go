@@ -190,6 +190,9 @@ func TestMetadataAnswers(t *testing.T) {
 		if as.count() != tt.asked {
 			t.Errorf("%d: asked %d times, want %d", tt.status, as.count(), tt.asked)
 		}
+		if last := as.last().url; !strings.Contains(last, "/.well-known/") {
+			t.Errorf("%d, %s: believed, and something was sent to %s", tt.status, tt.ctype, last)
+		}
 	}
 }
 
