@@ -72,7 +72,10 @@ func TestTwoMinutes(t *testing.T) {
 			steps := []struct {
 				at time.Duration
 				do func(context.Context) error
-			}{{20 * time.Second, sp.RotateJWTKey}, {30 * time.Second, sp.TaintJWTKey}, {60 * time.Second, sp.RevokeJWTKey}}
+			}{
+				{20 * time.Second, sp.PrepareJWTKey}, {30 * time.Second, sp.ActivateJWTKey},
+				{40 * time.Second, sp.TaintJWTKey}, {60 * time.Second, sp.RevokeJWTKey},
+			}
 			tick := time.NewTicker(50 * time.Millisecond)
 			defer tick.Stop()
 			const long = 2 * time.Minute
@@ -112,7 +115,7 @@ func TestTwoMinutes(t *testing.T) {
 	}
 }
 
-// settle gives everybody the time to see that there is a new key.
+// settle gives the agent the time to see that a key is tainted.
 func settle(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -329,7 +332,7 @@ func TestKeyRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(sp.RotateJWTKey(ctx), sp.TaintJWTKey(ctx), settle(ctx), sp.RevokeJWTKey(ctx)); err != nil {
+	if err := errors.Join(sp.PrepareJWTKey(ctx), sp.ActivateJWTKey(ctx), sp.TaintJWTKey(ctx), settle(ctx), sp.RevokeJWTKey(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	recovers(t, func() error {

@@ -70,44 +70,43 @@ func (s *SPIRE) Unregister(ctx context.Context, id string) error {
 	return err
 }
 
-// RotateJWTKey makes SPIRE sign JWT-SVIDs with a new key. Those that were signed
-// with the old one stay valid; see [SPIRE.TaintJWTKey] and [SPIRE.RevokeJWTKey].
-func (s *SPIRE) RotateJWTKey(ctx context.Context) error {
-	out, err := s.ask(ctx, "localauthority jwt prepare", "-output", "json")
-	if err != nil {
-		return err
-	}
-	var prepared struct {
-		Authority authority `json:"prepared_authority"`
-	}
-	if err := json.Unmarshal(out, &prepared); err != nil {
-		return err
-	}
-	_, err = s.ask(ctx, "localauthority jwt activate", "-authorityID", prepared.Authority.ID)
+// PrepareJWTKey makes a new key for JWT-SVIDs and publishes it, so that whoever
+// verifies has it before [SPIRE.ActivateJWTKey] signs with it.
+func (s *SPIRE) PrepareJWTKey(ctx context.Context) error {
+	_, err := s.ask(ctx, "localauthority jwt prepare")
 	return err
 }
 
-// TaintJWTKey says that the key before the last [SPIRE.RotateJWTKey] is not to be
-// trusted: agents give up the JWT-SVIDs that it signed.
-func (s *SPIRE) TaintJWTKey(ctx context.Context) error { return s.oldJWTKey(ctx, "taint") }
+// ActivateJWTKey signs with the prepared key from now on. What the old one signed
+// stays valid.
+func (s *SPIRE) ActivateJWTKey(ctx context.Context) error { return s.jwtKey(ctx, "activate") }
 
-// RevokeJWTKey takes the tainted key out of the bundle: what it signed is worth
-// nothing from now on.
-func (s *SPIRE) RevokeJWTKey(ctx context.Context) error { return s.oldJWTKey(ctx, "revoke") }
+// TaintJWTKey says that the old key is not to be trusted: agents give up the
+// JWT-SVIDs that it signed.
+func (s *SPIRE) TaintJWTKey(ctx context.Context) error { return s.jwtKey(ctx, "taint") }
 
-func (s *SPIRE) oldJWTKey(ctx context.Context, command string) error {
+// RevokeJWTKey takes the old key, which is tainted, out of the bundle: what it
+// signed is worth nothing from now on.
+func (s *SPIRE) RevokeJWTKey(ctx context.Context) error { return s.jwtKey(ctx, "revoke") }
+
+// jwtKey does something to the prepared key or to the old one.
+func (s *SPIRE) jwtKey(ctx context.Context, command string) error {
 	out, err := s.ask(ctx, "localauthority jwt show", "-output", "json")
 	if err != nil {
 		return err
 	}
-	var shown struct{ Old authority }
+	var shown struct{ Prepared, Old authority }
 	if err := json.Unmarshal(out, &shown); err != nil {
 		return err
 	}
-	if shown.Old.ID == "" {
-		return errors.New("there is no old key")
+	key := shown.Old
+	if command == "activate" {
+		key = shown.Prepared
 	}
-	_, err = s.ask(ctx, "localauthority jwt "+command, "-authorityID", shown.Old.ID)
+	if key.ID == "" {
+		return fmt.Errorf("there is no key to %s", command)
+	}
+	_, err = s.ask(ctx, "localauthority jwt "+command, "-authorityID", key.ID)
 	return err
 }
 
