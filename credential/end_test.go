@@ -306,6 +306,25 @@ func TestRevocationGivesUpWithTheToken(t *testing.T) {
 	})
 }
 
+// What End says of a token that cannot be taken back is final: it does not
+// return in the moment before that is known.
+func TestUnrevocableAtOnce(t *testing.T) {
+	m := &mint{ttl: time.Minute, revoke: func(context.Context, string) error {
+		return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
+	}}
+	b := newBroker(t, m)
+	for range 2000 {
+		ctx, task := startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+			t.Fatal(err)
+		}
+		left, ok := errors.AsType[*credential.UnrevokedError](task.End(context.Background()))
+		if !ok || left.Leases[0].State != credential.LeaseUnrevocable {
+			t.Fatalf("got %v", left)
+		}
+	}
+}
+
 // A server that cannot revoke is asked once, and the lease stays in the
 // inventory until it dies.
 func TestUnrevocable(t *testing.T) {

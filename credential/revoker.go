@@ -186,9 +186,6 @@ func (r *revoker) tryOnce(v *revocation) {
 		return
 	}
 	err := r.attempt(v)
-	if err != nil {
-		l.tell() // where it was revoked, close tells
-	}
 	if err == nil {
 		if l.ledger.close(l) {
 			r.record(v.ctx, l, Event{Kind: EventRevoked, Lease: f})
@@ -199,7 +196,9 @@ func (r *revoker) tryOnce(v *revocation) {
 	e.Reason = ErrUnrevoked
 	if r.revoke == nil || e.Code == "unsupported_token_type" {
 		// It stays in the inventory until it has died.
-		if left := l.ledger.unrevocable(l); left >= 0 {
+		left := l.ledger.unrevocable(l)
+		l.tell()
+		if left >= 0 {
 			v.due = time.Now().Add(left)
 			r.put(v)
 		}
@@ -207,6 +206,7 @@ func (r *revoker) tryOnce(v *revocation) {
 		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 		return
 	}
+	l.tell()
 	if v.failures == 0 {
 		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 	}
