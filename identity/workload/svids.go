@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc/codes"
@@ -29,6 +31,7 @@ type svids struct {
 	current func() *x509svid.SVID // nil means none. A func, so that no printer finds the key
 	usable  lifetime              // of current
 	last    error                 // what the agent said last, if that was not an SVID of ours
+	roots   *x509bundle.Set       // what the agent said last, of all trust domains; nil means nothing
 }
 
 var _ workloadapi.X509ContextWatcher = (*svids)(nil)
@@ -39,6 +42,7 @@ func newSVIDs(life context.Context, log *slog.Logger, now clock, c choice, gone 
 
 // OnX509ContextUpdate takes what the agent pushed.
 func (w *svids) OnX509ContextUpdate(x *workloadapi.X509Context) {
+	w.trust(x.Bundles)
 	svid, err := w.take(x.SVIDs)
 	if err != nil {
 		w.log.Warn("workload: no X.509-SVID of ours", "error", err)
@@ -117,6 +121,24 @@ func (w *svids) silent() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !w.pinned && (w.last == nil || status.Code(w.last) == codes.Unavailable)
+}
+
+// trust keeps the roots. Like JWT bundles, they have no end of their own.
+func (w *svids) trust(roots *x509bundle.Set) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.roots = roots
+}
+
+func (w *svids) bundle(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.roots != nil {
+		if b, ok := w.roots.Get(td); ok {
+			return b, nil
+		}
+	}
+	return nil, fmt.Errorf("workload: the agent gives no X.509 bundle of %q", td.Name())
 }
 
 // get returns the SVID at hand.

@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
@@ -102,6 +103,7 @@ type Source struct {
 var (
 	_ identity.Certified = (*Source)(nil)
 	_ jwtbundle.Source   = (*Source)(nil)
+	_ x509bundle.Source  = (*Source)(nil)
 )
 
 // Open connects to the agent, learns which identity this workload has, pins
@@ -241,6 +243,17 @@ func (s *Source) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle
 		return nil, errClosed
 	}
 	return s.bundles.get(td)
+}
+
+// GetX509BundleForTrustDomain returns the roots that verify X.509-SVIDs of td.
+// It does no I/O. While the agent is away, the last roots are returned.
+//
+// It fails when the agent gives no bundle of td, and after Close.
+func (s *Source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	if s.life.Err() != nil {
+		return nil, errClosed
+	}
+	return s.svids.bundle(td)
 }
 
 // Close ends the source: every method but ID fails from now on, callers that
