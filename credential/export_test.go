@@ -21,16 +21,8 @@ func SetClocks(f func() (wall, mono time.Duration)) (restore func()) {
 	return func() { readClock = real }
 }
 
-// WantsMore and Challenges show what a WWW-Authenticate header is read as.
+// WantsMore reports whether the header of a 403 asks for more permissions.
 var WantsMore = wantsMore
-
-// Challenges returns the schemes and parameters of a header.
-func Challenges(s string) (schemes []string, params []map[string]string) {
-	for _, c := range parseChallenges(s) {
-		schemes, params = append(schemes, c.scheme), append(params, c.params)
-	}
-	return schemes, params
-}
 
 // Peek reports what a token is read as: a JWT or not, readable or not.
 func Peek(token string) (isJWT bool, err error) {

@@ -1,0 +1,146 @@
+package dpop
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// ErrBody is the error of a request whose body can be sent only once.
+var ErrBody = errors.New("dpop: the request may have to be sent again, and its body cannot be had again; set Request.GetBody")
+
+const (
+	maxAsked = 2 // how often a server may ask for a nonce before one request is given up
+	maxLost  = 3 // how often a request is repeated that went into a dead connection
+)
+
+// Binder sends requests with proofs of one key. It is safe for concurrent use.
+type Binder struct {
+	// Key signs the proofs. Required.
+	Key *Key
+	// Nonces remembers what servers ask for. Nil: nothing is remembered from one
+	// request to the next, and a server that wants nonces is asked twice each time.
+	Nonces *Nonces
+}
+
+// Do sends req by send, which is or leads to an [http.RoundTripper]'s RoundTrip
+// and must follow no redirects, with a fresh proof in its DPoP header. Token is
+// the access token to send as "Authorization: DPoP", "" for none, as to a token
+// endpoint. In whatever spelling, no other DPoP header goes out, and beside a
+// token no other Authorization. The caller's request is not changed, and its
+// body is closed in every case.
+//
+// Where the server asks for a nonce (RFC 9449 sections 8 and 9) the request is
+// repeated with it, at most twice. A server says so with status 401 and a
+// challenge or, where token is "", with status 400 and a JSON body. When it asks
+// for a third time, or without giving a usable new nonce, that answer is the
+// response. Every response's nonce is remembered for the origin of the request.
+//
+// Each time there is a new proof, also where net/http would have sent a GET,
+// HEAD or OPTIONS again on its own because the server closed the connection
+// under it: Do repeats those, at most three times. No other method is repeated
+// then, with an Idempotency-Key neither. What may still arrive twice with one proof is
+// what an HTTP/2 server says that it did not process (RFC 9113 section 8.7).
+//
+// An error is [ErrClosed], [ErrBody], that of send, or says why the request
+// cannot be sent; but for that of send, nothing was sent then or no further.
+func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	if err := b.check(req); err != nil {
+		closeBody(req.Body)
+		return nil, err
+	}
+	nonce, body := b.Nonces.For(req.URL), req.Body
+	for asked, lost := 0, 0; ; {
+		resp, died, err := b.once(req, body, token, nonce, send)
+		switch {
+		case err != nil && (!died || lost == maxLost):
+			return nil, err
+		case err != nil:
+			lost++
+		default:
+			fresh := b.Nonces.Learn(req.URL, resp.Header)
+			if fresh == "" || fresh == nonce || asked == maxAsked || !asksForNonce(resp, token) {
+				return resp, nil
+			}
+			asked++
+			nonce = fresh
+		}
+		next, failed := again(req)
+		if failed != nil {
+			return resp, err
+		}
+		if body = next; resp != nil {
+			discard(resp)
+		}
+	}
+}
+
+// check refuses what must not be sent, or could not be sent again.
+func (b Binder) check(req *http.Request) error {
+	switch {
+	case b.Key == nil:
+		return errors.New("dpop: Binder.Key is nil; make one with NewKey")
+	case req.URL == nil:
+		return errors.New("dpop: Request.URL is nil")
+	case req.Host != "" && !strings.EqualFold(req.Host, req.URL.Host):
+		// The server would compare the proof with another host's URL.
+		return errors.New("dpop: Request.Host is not the host of the URL")
+	case req.Method == http.MethodTrace:
+		// The answer repeats the header (RFC 9110 section 9.3.8), and net/http would
+		// send the same proof twice.
+		return errors.New("dpop: a TRACE must not carry credentials")
+	case !isEmpty(req.Body) && req.GetBody == nil:
+		return ErrBody
+	}
+	return nil
+}
+
+// once sends a request with one proof. Where it fails, it reports whether a
+// connection died under a request that may be repeated.
+func (b Binder) once(req *http.Request, body io.ReadCloser, token, nonce string, send func(*http.Request) (*http.Response, error)) (_ *http.Response, died bool, err error) {
+	proof, err := b.Key.Proof(method(req), req.URL, token, nonce)
+	if err != nil {
+		closeBody(body)
+		return nil, false, err
+	}
+	var t tracker
+	out := req.WithContext(t.follow(req.Context()))
+	out.Header = header(req.Header, token, proof)
+	if out.Body = body; safe(req) && !b.Nonces.about(req.URL).http2 {
+		onlyOnce(out)
+	}
+	resp, err := send(out)
+	switch {
+	case err != nil:
+		return nil, safe(req) && t.died(req.Context(), err), err
+	case resp == nil || resp.Body == nil:
+		return nil, false, errors.New("dpop: send returned neither a response nor an error")
+	}
+	b.Nonces.note(req.URL, func(s *server) { s.http2 = resp.ProtoMajor == 2 })
+	resp.Request = req // the caller's, without our headers
+	return resp, false, nil
+}
+
+func method(req *http.Request) string {
+	if req.Method == "" {
+		return http.MethodGet
+	}
+	return req.Method
+}
+
+// again returns a request's body from its beginning.
+func again(req *http.Request) (io.ReadCloser, error) {
+	if isEmpty(req.Body) {
+		return req.Body, nil
+	}
+	return req.GetBody()
+}
+
+func isEmpty(body io.ReadCloser) bool { return body == nil || body == http.NoBody }
+
+func closeBody(body io.ReadCloser) {
+	if body != nil {
+		_ = body.Close()
+	}
+}
