@@ -11,6 +11,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/taskcred/taskcred/credential/dpop"
+	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -31,7 +33,14 @@ type Broker[S scope.Scope] struct {
 	fetch func(context.Context, TokenRequest[S]) (TokenResponse, error)
 	carry func(*http.Request) (*http.Response, error)
 
+	algorithms func(context.Context) ([]string, error)                  // of an issuer that is a Prover, else nil
+	confirms   func(context.Context, secret.Text) (Confirmation, error) // of one that is a Confirmer, else nil
+
 	policy   policy.Decider
+	binding  Binding
+	signs    atomic.Pointer[dpop.Algorithm] // what the issuer takes, once it is known
+	nonces   dpop.Nonces                    // of endpoints
+	certs    *certificates                  // nil unless credentials are bound to one
 	ledger   *Ledger
 	events   *recorder
 	idle     []func() // close the connections of the issuer's and of a base of our own that are not in use
@@ -56,10 +65,11 @@ type Broker[S scope.Scope] struct {
 // key is what a credential is cached by. The task stands for tenant, subject
 // and purpose; the issuer is the broker's. Scopes are interned, so a key is
 // small and compared exactly: a broader credential never answers for a
-// narrower one.
+// narrower one, nor one that is bound to another key.
 type key struct {
-	task  *Task
-	scope scope.Any
+	task   *Task
+	scope  scope.Any
+	holder *holder
 }
 
 // Credential returns a credential for scope s in the task that ctx carries:
@@ -70,7 +80,7 @@ type key struct {
 // [ErrDenied], [ErrBlocked], [ErrLimit], [ErrIdentity], [ErrIssuer],
 // [ErrRefused], [ErrRejected], [ErrCanceled], [ErrClosed], or [ErrNotPortable]
 // where the scope, the policy's narrowing or the issuer made it good for one
-// call only: use a [Broker.Client] for those.
+// call only, or where it is bound to a key: use a [Broker.Client] for those.
 func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) {
 	l, granted, err := b.handOut(ctx, nil, s, policy.Call{})
 	if err != nil {
@@ -98,7 +108,11 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 	if err := fits(t, s.Any(), now, portable); err != nil {
 		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
 	}
-	k := key{task: t, scope: s.Any()}
+	h, err := b.holder(ctx, t)
+	if err != nil {
+		return nil, s, b.deny(ctx, t, s.Any(), named(err, s.Name()), nil)
+	}
+	k := key{task: t, scope: s.Any(), holder: h}
 	for range attempts {
 		l, err := b.take(ctx, t, s, k, now)
 		if err != nil {
@@ -152,9 +166,9 @@ func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *E
 	admitted = true
 	// 5. The issuer mints.
 	began := readClock()
-	r, refused := b.issue(ctx, l, b.request(t, s))
+	r, refused := b.issue(ctx, l, b.request(t, s, k.holder))
 	// 6. The response is verified, also one that came with an error.
-	refused = b.believe(l, t, s, r, began, refused)
+	refused = b.believe(ctx, l, t, s, r, began, refused)
 	// 7. The lease goes into the ledger, or the token is revoked.
 	refused = b.ledger.settle(ctx, l, refused)
 	// 8. One event; the flight takes the lease to the cache.
@@ -262,6 +276,9 @@ func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.C
 	switch {
 	case l.once:
 		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is good for one call only"}
+		return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
+	case l.bound:
+		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is bound to a key, which only the transport has"}
 		return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
 	case !l.handOut():
 		return nil, s, takenBack(s.Name())

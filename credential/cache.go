@@ -41,7 +41,7 @@ func (c *cache) left(k key, l *lease) {
 // peek returns the lease of a key. The cache does not learn of the use; see
 // touch.
 func (c *cache) peek(k key) (*lease, bool) {
-	if l := k.task.reach.get(c, k.scope); l != nil {
+	if l := k.task.reach.get(c, k); l != nil {
 		return l, true
 	}
 	return c.lru.Peek(k)
@@ -87,6 +87,17 @@ func (c *cache) remove(l *lease) {
 	}
 }
 
+// removeBound takes out the leases of a holder.
+func (c *cache) removeBound(h *holder) (out []*lease) {
+	for _, k := range c.lru.Keys() {
+		if l, ok := c.lru.Peek(k); ok && k.holder == h {
+			c.lru.Remove(k)
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
 // reach holds what a task put into caches last, those of all brokers together.
 // It is an index and no more: what it does not hold is found in the cache.
 type reach struct {
@@ -95,19 +106,20 @@ type reach struct {
 
 // place says where in reach a lease lies. Places are never changed.
 type place struct {
-	next  *place
-	cache *cache
-	scope scope.Any
-	lease *lease
+	next   *place
+	cache  *cache
+	scope  scope.Any
+	holder *holder
+	lease  *lease
 }
 
 // maxReach is how many leases are looked through, one after the other, before
 // the cache is asked.
 const maxReach = 16
 
-func (r *reach) get(c *cache, s scope.Any) *lease {
+func (r *reach) get(c *cache, k key) *lease {
 	for p := r.last.Load(); p != nil; p = p.next {
-		if p.scope == s && p.cache == c {
+		if p.scope == k.scope && p.cache == c && p.holder == k.holder {
 			return p.lease
 		}
 	}
@@ -117,7 +129,7 @@ func (r *reach) get(c *cache, s scope.Any) *lease {
 func (r *reach) put(c *cache, l *lease) {
 	for {
 		old := r.last.Load()
-		p := &place{next: old.without(nil, maxReach-1), cache: c, scope: l.key.scope, lease: l}
+		p := &place{next: old.without(nil, maxReach-1), cache: c, scope: l.key.scope, holder: l.key.holder, lease: l}
 		if r.last.CompareAndSwap(old, p) { // brokers write here with locks of their own
 			return
 		}
@@ -145,5 +157,5 @@ func (p *place) without(l *lease, n int) *place {
 	if rest == p.next {
 		return p // nothing changes from here on
 	}
-	return &place{rest, p.cache, p.scope, p.lease}
+	return &place{rest, p.cache, p.scope, p.holder, p.lease}
 }

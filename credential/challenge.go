@@ -18,3 +18,16 @@ func wantsMore(h http.Header) bool {
 	}
 	return false
 }
+
+// proofFlaw returns what a 401 says is wrong with our proof, "" where the
+// credential is what it does not take (RFC 9449 section 7.1).
+func proofFlaw(h http.Header) string {
+	for _, line := range h["Www-Authenticate"] {
+		for _, c := range challenge.Parse(line) {
+			if e := c.Params["error"]; c.Scheme == "dpop" && (e == "invalid_dpop_proof" || e == "use_dpop_nonce") {
+				return e
+			}
+		}
+	}
+	return ""
+}

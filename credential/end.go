@@ -70,6 +70,7 @@ func (t *Task) close() []*Task {
 	for _, u := range calls { // after the task: they say that it has ended
 		u.cancel()
 	}
+	t.closeKeys()
 	return ours
 }
 

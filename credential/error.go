@@ -57,6 +57,11 @@ const (
 	// ErrRejected: the endpoint does not accept the credentials of this scope,
 	// and issuing more is stopped for a moment.
 	ErrRejected Reason = "the endpoint rejects the credential"
+	// ErrProof: the endpoint takes the credential and not the proof that we hold
+	// its key, because the clocks differ too much or the proof arrives altered.
+	// Another credential would not help. The Code is that of the challenge (RFC 9449
+	// section 7.1).
+	ErrProof Reason = "the endpoint does not accept the proof of possession"
 	// ErrInsufficientScope: the endpoint wants permissions the scope does not
 	// have. They are never asked for by themselves.
 	ErrInsufficientScope Reason = "the endpoint wants more permissions"
@@ -159,6 +164,14 @@ func (e *UnrevokedError) Error() string {
 
 // Is reports whether target is [ErrUnrevoked].
 func (e *UnrevokedError) Is(target error) bool { return target == ErrUnrevoked }
+
+// named returns err with the name of a scope, where it is an *Error without one.
+func named(err error, scope string) error {
+	if e, ok := err.(*Error); ok {
+		e.Scope = or(e.Scope, scope)
+	}
+	return err
+}
 
 // issuerError makes an error of an issuer fit to be shown: an *Error passes
 // with a checked Code and Host, of any other only the fact remains.

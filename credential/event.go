@@ -101,7 +101,7 @@ func level(k EventKind) slog.Level {
 }
 
 func (e Event) attrs() []slog.Attr {
-	attrs := make([]slog.Attr, 0, 14)
+	attrs := make([]slog.Attr, 0, 15)
 	add := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
@@ -118,6 +118,7 @@ func (e Event) attrs() []slog.Attr {
 	add("workload", e.Lease.Workload)
 	add("purpose", e.Lease.Purpose)
 	add("acting", string(e.Lease.Acting))
+	add("bound", e.Lease.Bound.String())
 	add("reason", string(e.Reason))
 	add("code", e.Code)
 	add("detail", e.Detail)

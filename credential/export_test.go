@@ -32,7 +32,7 @@ func Peek(token string) (isJWT bool, err error) {
 
 // Believe reports whether a token is accepted for s, by what it says of itself.
 func Believe(s scope.Any, token string) bool {
-	_, err := verify(s, identity.Subject{}, TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer"}, readClock())
+	_, err := verify(s, identity.Subject{}, TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer"}, readClock(), want{})
 	return err == nil
 }
 

@@ -179,7 +179,11 @@ func (b *Broker[S]) land(f *flight, k key) {
 		// Acquired for all who wait: in a small cache it may lose its place again
 		// before they look, and each of them would mint another.
 		l.uses.Add(uint64(f.waiters))
-		if !l.dead.Load() {
+		switch {
+		case l.dead.Load():
+		case k.holder != nil && k.holder.stale.Load(): // for those who wait, and for nobody else
+			idle = append(idle, l)
+		default:
 			idle = b.cache.put(k, l)
 		}
 	}

@@ -2,10 +2,12 @@ package credential
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/taskcred/taskcred/credential/dpop"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -83,13 +85,20 @@ type TokenRequest[S scope.Scope] struct {
 	// Lifetime is the longest that the token will be used, for issuers that can
 	// be asked for a lifetime. It is always positive.
 	Lifetime time.Duration
+	// Key is what the token is to be bound to: the request carries a proof of it
+	// (RFC 9449 section 5). Nil means that no proof is sent. It must not be closed.
+	Key *dpop.Key
+	// Certificate is what the token is to be bound to: the request goes over a
+	// connection that shows it, and no other (RFC 8705 section 3). A func, because
+	// fmt prints the key of a tls.Certificate. Nil means that none is asked for.
+	Certificate func() *tls.Certificate
 }
 
 // TokenResponse is what an issuer answered, before anybody believed it.
 type TokenResponse struct {
 	// AccessToken is the token, as it goes into the Authorization header.
 	AccessToken secret.Text
-	// TokenType is the answer's token_type, such as "Bearer"; case is ignored
+	// TokenType is the answer's token_type, "Bearer" or "DPoP"; case is ignored
 	// (RFC 6749 section 5.1).
 	TokenType string
 	// IssuedTokenType is RFC 8693's issued_token_type, "" where the grant has

@@ -33,6 +33,9 @@ type Lease struct {
 	Expires time.Time
 	// Acting says whether the token names the workload as the subject's actor.
 	Acting Acting
+	// Bound says which key or certificate the token is bound to; zero for a bearer
+	// token.
+	Bound Confirmation
 }
 
 // LeaseState is where in its life a lease is.
@@ -76,6 +79,7 @@ type lease struct {
 	dead    atomic.Bool           // no new use
 	renewal atomic.Bool           // one refresh at a time
 	once    bool                  // good for one call only, and never in the cache
+	bound   bool                  // to key.holder, which every use must prove
 	uses    atomic.Uint64         // calls that carry it, retiredBit and looseBit
 	heir    atomic.Pointer[lease] // has the same token and goes on in place of this one
 	until   instant               // no use from here on
@@ -84,7 +88,7 @@ type lease struct {
 	header  secret.Text           // what goes into the Authorization header
 	token   secret.Text
 
-	facts  Lease // ID, State, Expires and Acting are guarded by ledger.mu
+	facts  Lease // ID, State, Expires, Acting and Bound are guarded by ledger.mu
 	task   *Task
 	key    key
 	ledger *Ledger
@@ -118,6 +122,9 @@ func (l *lease) isDead() bool {
 	h := l.heir.Load()
 	return l.dead.Load() || h != nil && h.isDead()
 }
+
+// proves reports whether each request with the token carries a proof.
+func (l *lease) proves() bool { return l.bound && l.key.holder.key != nil }
 
 // inherit makes l go on in place of old, whose token it has: as long as calls
 // carry that as old's, or it was handed out as old's, it is not revoked as l's.

@@ -185,6 +185,9 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	l.tokens[x.print] = x
 	x.facts.ID = l.lastID.Add(1)
 	x.facts.Expires, x.facts.Acting = x.expires, x.acting
+	if x.bound {
+		x.facts.Bound = x.key.holder.is
+	}
 	switch {
 	case refused != nil:
 	case ended:

@@ -44,15 +44,19 @@ func (b *Broker[S]) admit(l *lease, k key) *Error {
 	return err
 }
 
-func (b *Broker[S]) request(t *Task, s S) TokenRequest[S] {
+func (b *Broker[S]) request(t *Task, s S, h *holder) TokenRequest[S] {
 	life := readClock().until(t.until)
 	if m := s.Any().MaxTTL(); m > 0 {
 		life = min(life, m)
 	}
-	return TokenRequest[S]{
+	r := TokenRequest[S]{
 		Scope: s, Subject: subjectFor(t, s.Any()), Lifetime: max(life, 1),
 		Tenant: t.facts.Tenant, Purpose: t.facts.Purpose, Task: t.facts.Task, Step: t.facts.Step,
 	}
+	if h != nil {
+		r.Key, r.Certificate = h.key, h.cert
+	}
+	return r
 }
 
 // subjectFor returns the subject that the issuer is shown: none for a model,
@@ -106,7 +110,7 @@ func (b *Broker[S]) note(ctx context.Context, refused *Error, began instant) {
 // believe decides what an answer is worth, and writes into the lease what is
 // known of its token. It leaves the lease without a token where none came, or
 // one that is not ours to revoke.
-func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began instant, refused *Error) *Error {
+func (b *Broker[S]) believe(ctx context.Context, l *lease, t *Task, s S, r TokenResponse, began instant, refused *Error) *Error {
 	subject := subjectFor(t, s.Any())
 	presented := slices.Concat(r.Presented, []secret.Text{subject.Token}) // a copy: the array is the issuer's
 	if refused != nil && shares(refused.Code+" "+refused.Host+" "+refused.Detail, append(presented, r.AccessToken, r.RefreshToken)...) {
@@ -121,8 +125,9 @@ func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began insta
 	if r.ExpiresIn != nil && *r.ExpiresIn > 0 {
 		v.life = min(*r.ExpiresIn, maxLife)
 	}
+	w := want{b.binding, l.key.holder}
 	if refused == nil {
-		v, refused = verify(s.Any(), subject, r, sent)
+		v, refused = verify(s.Any(), subject, r, sent, w)
 	}
 	if !r.RefreshToken.IsZero() && !holds(presented, r.RefreshToken) { // an echo is not ours to revoke
 		l.extra = []secret.Text{r.RefreshToken}
@@ -139,6 +144,11 @@ func (b *Broker[S]) believe(l *lease, t *Task, s S, r TokenResponse, began insta
 	}
 	if readClock().reached(l.until) {
 		return orRefused(refused, s.Name(), "expires_in", "the token's time is up before it can be used")
+	}
+	if refused == nil && v.opaque && w.holder != nil {
+		if refused = b.confirm(ctx, l, w, r.AccessToken); refused != nil {
+			refused.Scope = s.Name()
+		}
 	}
 	return refused
 }
@@ -159,7 +169,7 @@ func holds(list []secret.Text, t secret.Text) bool {
 func (l *lease) fill(r TokenResponse, v verdict, sent instant) {
 	l.token, l.print = r.AccessToken, l.ledger.print(r.AccessToken)
 	l.header = secret.New("Bearer " + secret.Reveal(r.AccessToken))
-	l.acting = v.acting
+	l.acting, l.bound = v.acting, v.bound
 	if v.life == 0 {
 		// Silence is not for ever: this one call, no longer than the task.
 		l.once, l.dies, l.until = true, sent.add(unknownLife), l.bounds()

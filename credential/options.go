@@ -10,6 +10,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -20,6 +21,11 @@ type BrokerOptions struct {
 	// Policy is asked on every use, also of a cached credential. Required:
 	// policy.Allow with a list, or policy.AllowAll, which says what it does.
 	Policy policy.Decider
+
+	// Binding says what the credentials are bound to. Zero means [Bearer]:
+	// nothing. Once a broker requires a binding, none of its credentials leaves
+	// unbound, whatever issuer and endpoints answer.
+	Binding Binding
 
 	// Ledger keeps the inventory. Nil means one of the broker's own. Share one
 	// between brokers, of any kind, to see and take back everything at once.
@@ -47,6 +53,12 @@ type BrokerOptions struct {
 	// With http2debug=1 or 2 in GODEBUG, net/http prints all that it sends over
 	// HTTP/2, credentials included. The broker's own transport then speaks
 	// HTTP/1.1 only; a Base that speaks HTTP/2 shows them.
+	//
+	// Where Binding is one of mutual TLS, Base must be nil or an
+	// [*http.Transport] that makes its TLS connections itself. It is copied, for
+	// each certificate anew, without its ClientSessionCache; its TLSClientConfig
+	// says which servers are trusted. Nil trusts the system's certificate
+	// authorities; for servers that have an X.509-SVID, see workload.Source.Peer.
 	Base http.RoundTripper
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
@@ -72,6 +84,10 @@ func (o *BrokerOptions) check() error {
 	switch {
 	case o == nil || isNil(o.Policy):
 		return invalid("BrokerOptions.Policy is nil; give policy.Allow with the scopes that may be used, or policy.AllowAll()")
+	case o.Binding > RequireMutualTLS:
+		return invalid("BrokerOptions.Binding is %d; use one of the constants from Bearer (%d) to RequireMutualTLS (%d)", o.Binding, Bearer, RequireMutualTLS)
+	case o.Binding.isTLS() && o.Base != nil && !showsCertificates(o.Base):
+		return invalid("BrokerOptions.Base is a %T; with mutual TLS it must be nil or an *http.Transport without DialTLS and DialTLSContext, which can be given a certificate", o.Base)
 	case o.MaxCached < 0:
 		return invalid("BrokerOptions.MaxCached is %d; use a positive number, or 0 for %d", o.MaxCached, defaultMaxCached)
 	case o.IssueTimeout < 0:
@@ -90,9 +106,14 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	certified, _ := issuer.(Certified)
+	if o.Binding.isTLS() && certified == nil {
+		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer has no certificate; give a Certified one, such as that of exchange.New with Config.MutualTLS"}
+	}
 	b := &Broker[S]{
 		fetch:   issuer.Issue,
 		policy:  o.Policy,
+		binding: o.Binding,
 		ledger:  or(o.Ledger, new(Ledger)),
 		events:  &recorder{logger: o.Logger, sink: o.Events},
 		revoker: newRevoker(issuer),
@@ -109,6 +130,18 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		own := newBase()
 		b.carry, b.idle = own.RoundTrip, append(b.idle, own.CloseIdleConnections)
 	}
+	if i, ok := issuer.(Prover); ok {
+		b.algorithms = i.ProofAlgorithms
+	}
+	if i, ok := issuer.(Confirmer); ok {
+		b.confirms = i.Confirm
+	}
+	if o.Binding.isTLS() {
+		base, _ := o.Base.(*http.Transport)
+		base = or(base, newBase())
+		b.certs = &certificates{source: certified.Certificate, base: func() *http.Transport { return base }}
+		b.idle = append(b.idle, b.certs.closeIdle)
+	}
 	if i, ok := issuer.(interface{ CloseIdleConnections() }); ok {
 		b.idle = append(b.idle, i.CloseIdleConnections)
 	}
@@ -121,6 +154,12 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		})
 	}
 	return b, nil
+}
+
+// showsCertificates reports whether base can be given a certificate.
+func showsCertificates(base http.RoundTripper) bool {
+	t, ok := base.(*http.Transport)
+	return ok && mutual.Usable(t)
 }
 
 // isNil reports whether v is nil, or an interface around a nil func, pointer

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -78,6 +79,7 @@ type Task struct {
 	facts        policy.Facts // but for the workload, which is the issuer's
 
 	options TaskOptions
+	keys    atomic.Pointer[holder] // written with mu held, while the task is not closed
 
 	root   *Task // of a step: the outermost task; of a task: itself
 	parent *Task // nil for a task

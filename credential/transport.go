@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/taskcred/taskcred/credential/dpop"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
@@ -85,10 +86,17 @@ func (t *Transport[S]) Client() *http.Client { return &http.Client{Transport: t}
 // [ErrInsufficientScope]. Other errors are those of [Broker.Credential] and of
 // the base transport.
 //
+// A credential that is bound to a key goes with a proof of it, fresh for each
+// attempt, and again, at most twice, where the endpoint wants a nonce in the
+// proof (RFC 9449 section 9). A body must be one that can be had again (GetBody);
+// otherwise the error matches [ErrInvalid] and nothing was sent. Where the endpoint
+// does not accept the proof, it matches [ErrProof].
+//
 // A request with any other method, such as POST, reaches the endpoint at most
 // once, whatever becomes of the connection and also with an Idempotency-Key: to
 // send it again is for the caller. What an HTTP/2 server says that it did not
-// process does not count (RFC 9113 section 8.7), nor does ReplayUnsafe.
+// process does not count (RFC 9113 section 8.7), nor does one that it answers by
+// asking for a nonce, nor ReplayUnsafe.
 func (t *Transport[S]) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.once(req, req.Body)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !t.replayable(req) {
@@ -121,6 +129,10 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 		return nil, err
 	}
 	switch {
+	case resp.StatusCode == http.StatusUnauthorized && l.bound && proofFlaw(resp.Header) != "":
+		err := t.badProof(req, resp)
+		discard(resp)
+		return nil, t.broker.deny(req.Context(), l.task, l.key.scope, err, nil)
 	case resp.StatusCode == http.StatusUnauthorized:
 		t.broker.reject(l)
 	case resp.StatusCode == http.StatusForbidden && wantsMore(resp.Header):
@@ -134,11 +146,24 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 	return resp, nil
 }
 
+// badProof is the error of a request whose proof the endpoint did not accept.
+func (t *Transport[S]) badProof(req *http.Request, resp *http.Response) *Error {
+	e := &Error{Reason: ErrProof, Scope: t.scope.Name(), Host: hostWord(req.URL.Host), Code: proofFlaw(resp.Header)}
+	if ahead, ok := dpop.ClockSkew(resp.Header); ok && ahead != 0 {
+		e.Detail = fmt.Sprintf("its clock differs from ours by %v", ahead)
+	}
+	return e
+}
+
 // admit checks a request against the scope, twice where the policy narrows,
 // and returns an acquired lease for it.
 func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 	ctx, b := req.Context(), t.broker
 	if err := t.covers(t.scope, req); err != nil {
+		return nil, b.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
+	}
+	if b.binding.isTLS() && req.URL.Scheme != "https" {
+		err := &Error{Reason: ErrOutOfScope, Scope: t.scope.Name(), Detail: "there is no TLS handshake that could show the certificate; BrokerOptions.Binding needs https"}
 		return nil, b.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
 	call := policy.Call{Method: method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
@@ -215,7 +240,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	}
 	out := req.WithContext(shield(ctx))
 	out.Body = body
-	if l.once { // net/http sends again on its own what has no body or can be had again
+	if l.once && !l.proves() { // net/http sends again on its own what has no body or can be had again
 		if out.GetBody = nil; body == nil || body == http.NoBody {
 			out.Body = emptyBody{http.NoBody}
 		}
@@ -224,9 +249,8 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	out.Header = withCredential(req.Header, secret.Reveal(l.header))
 	if !safe(req) {
 		sendOnce(out.Header)
-		out.GetBody = seldom(out.GetBody)
 	}
-	resp, err = t.broker.attempt(out)
+	resp, err = t.broker.carrier(l)(out)
 	switch {
 	case err != nil:
 		return nil, err
@@ -238,9 +262,28 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	return resp, nil
 }
 
-// attempt has the base transport send a request. Its panic ends here, for what
+// carrier returns what sends a request with the credential of l.
+func (b *Broker[S]) carrier(l *lease) func(*http.Request) (*http.Response, error) {
+	carry, h := b.carry, l.key.holder
+	if h != nil && h.carry != nil {
+		carry = h.carry // also what is not bound: no other connection is better
+	}
+	send := func(r *http.Request) (*http.Response, error) { return attempt(carry, r) }
+	if !l.proves() {
+		return send
+	}
+	return func(r *http.Request) (*http.Response, error) {
+		resp, err := dpop.Binder{Key: h.key, Nonces: &b.nonces, Once: l.once}.Do(r, secret.Reveal(l.token), send)
+		if errors.Is(err, dpop.ErrBody) {
+			err = &Error{Reason: ErrInvalid, Scope: l.key.scope.Name(), Detail: "the request has a body and no GetBody: it cannot be sent again where the endpoint wants a nonce in the proof; set Request.GetBody"}
+		}
+		return resp, err
+	}
+}
+
+// attempt has a base transport send a request. Its panic ends here, for what
 // it says may hold our header.
-func (b *Broker[S]) attempt(r *http.Request) (resp *http.Response, err error) {
+func attempt(carry func(*http.Request) (*http.Response, error), r *http.Request) (resp *http.Response, err error) {
 	defer func() {
 		if recover() != nil {
 			if r.Body != nil {
@@ -249,7 +292,10 @@ func (b *Broker[S]) attempt(r *http.Request) (resp *http.Response, err error) {
 			resp, err = nil, errors.New("credential: the base transport panicked")
 		}
 	}()
-	return b.carry(r)
+	if !safe(r) {
+		r.GetBody = seldom(r.GetBody)
+	}
+	return carry(r)
 }
 
 // repeats reports whether an error, or one that it wraps, shows a piece of t.

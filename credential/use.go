@@ -25,6 +25,9 @@ func (u *use) end() {
 		u.cancel()
 	}
 	u.lease.release()
+	if h := u.lease.key.holder; h != nil && h.stale.Load() {
+		h.drain() // its certificate is no longer ours
+	}
 }
 
 // until returns a body that ends the use. A response without a body ends it

@@ -27,13 +27,21 @@ const (
 type verdict struct {
 	life   time.Duration // from when the request was sent; 0 is unknown
 	acting Acting
+	bound  bool // to the holder that was wanted
+	opaque bool // what it is bound to cannot be read
+}
+
+// want is what a token is to be bound to.
+type want struct {
+	binding Binding
+	holder  *holder // nil for a bearer
 }
 
 // verify compares what the issuer answered with what it was asked for. An
 // issuer is free to say less than was asked or nothing at all; that it said
 // something else is a refusal. The error names what was found only where that
 // cannot be a secret.
-func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant) (verdict, *Error) {
+func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant, w want) (verdict, *Error) {
 	var v verdict
 	refuse := func(code, format string, args ...any) (verdict, *Error) {
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
@@ -42,8 +50,15 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant
 	if r.ExpiresIn != nil && *r.ExpiresIn > 0 { // first: what is refused is revoked for that long
 		v.life = min(*r.ExpiresIn, maxLife)
 	}
-	if !strings.EqualFold(r.TokenType, "Bearer") { // RFC 6749 section 5.1: case does not matter
-		return refuse("token_type", "the token is not a Bearer token")
+	switch dpop := strings.EqualFold(r.TokenType, "DPoP"); { // RFC 6749 section 5.1: case does not matter
+	case dpop && w.binding.isDPoP():
+		v.bound = true
+	case dpop:
+		return refuse("token_type", "the token is bound to a key, and no such binding was asked for; see BrokerOptions.Binding")
+	case !strings.EqualFold(r.TokenType, "Bearer"):
+		return refuse("token_type", "the token is neither a Bearer token nor a DPoP token")
+	case w.binding == RequireDPoP: // RFC 9449 section 5: it must be discarded
+		return refuse("token_type", "the token is a Bearer token, which is not bound; BrokerOptions.Binding requires DPoP")
 	}
 	switch r.IssuedTokenType {
 	case "", identity.AccessToken, identity.JWT:
@@ -72,8 +87,9 @@ func verify(s scope.Any, subject identity.Subject, r TokenResponse, sent instant
 	case err != nil || r.IssuedTokenType == identity.JWT && !isJWT:
 		return refuse("jwt", "the token is a JWT that cannot be read")
 	case isJWT:
-		return claims.verify(s, subject, r, v, sent)
+		return claims.verify(s, subject, r, v, sent, w)
 	}
+	v.opaque = true
 	return v, nil
 }
 
@@ -150,7 +166,7 @@ func peek(token string) (c claims, isJWT bool, err error) {
 	return c, true, t.UnsafeClaimsWithoutVerification(&c)
 }
 
-func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v verdict, sent instant) (verdict, *Error) {
+func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v verdict, sent instant, w want) (verdict, *Error) {
 	refuse := func(code, format string, args ...any) (verdict, *Error) {
 		return v, &Error{Reason: ErrRefused, Code: code, Scope: s.Name(), Detail: fmt.Sprintf(format, args...)}
 	}
@@ -161,8 +177,18 @@ func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v
 	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {
 		return refuse("aud", "the token is for %s and must be for %s alone; see Spec.Audience", shown(c.Audience, slices.Concat(r.Presented, []secret.Text{subject.Token, r.AccessToken})...), want[0])
 	}
-	if c.Cnf != nil {
-		return refuse("cnf", "the token is bound to a key, and no binding was asked for")
+	switch is := confirmation(c.Cnf); {
+	case c.Cnf == nil && v.bound:
+		return refuse("cnf", "the answer says that the token is bound to a key, and the token does not (RFC 9449 section 6.1)")
+	case c.Cnf == nil && w.binding.required():
+		return refuse("cnf", "the token is not bound to the certificate (RFC 8705 section 3.1), and BrokerOptions.Binding requires it")
+	case c.Cnf == nil:
+	case w.holder == nil, w.binding.isDPoP() && !v.bound:
+		return refuse("cnf", "the token is bound to a key, and no binding was asked for or told of")
+	case is != w.holder.is:
+		return refuse("cnf", "the token is bound to another key or certificate than ours")
+	default:
+		v.bound = true
 	}
 	if c.NotBefore != nil && c.NotBefore.Time().After(sent.time().Add(maxSkew)) {
 		return refuse("nbf", "the token is not valid yet")
@@ -207,6 +233,17 @@ func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v
 		}
 	}
 	return v, nil
+}
+
+// confirmation reads a "cnf" (RFC 7800 section 3.1). One with several members
+// wants more than we can prove, and is none that we know.
+func confirmation(cnf map[string]any) Confirmation {
+	for method, v := range cnf {
+		if s, ok := v.(string); ok && len(cnf) == 1 {
+			return Confirmation{method, s}
+		}
+	}
+	return Confirmation{Method: "unknown"}
 }
 
 // shares reports whether s repeats a piece of a secret: a server that wants one

@@ -22,6 +22,10 @@ type Binder struct {
 	// Nonces remembers what servers ask for. Nil: nothing is remembered from one
 	// request to the next, and a server that wants nonces is asked twice each time.
 	Nonces *Nonces
+	// Once says that the token is good for one use: a request that may have
+	// arrived is not repeated, of whatever method. That a server asks for a nonce
+	// is no use.
+	Once bool
 }
 
 // Do sends req by send, which is or leads to an [http.RoundTripper]'s RoundTrip
@@ -54,7 +58,7 @@ func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*h
 	for asked, lost := 0, 0; ; {
 		resp, died, err := b.once(req, body, token, nonce, send)
 		switch {
-		case err != nil && (!died || lost == maxLost):
+		case err != nil && (b.Once || !died || lost == maxLost):
 			return nil, err
 		case err != nil:
 			lost++

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 )
@@ -227,8 +228,7 @@ func (c *Config) checkMutualTLS() error {
 		return wrong("AssertionType", "is %s beside MutualTLS; leave one of them out: a client authenticates in one way (RFC 6749 section 2.3)", show(string(c.AssertionType)))
 	case c.Base != nil && !isTransport:
 		return wrong("Base", "is a %T; with MutualTLS it must be nil or an *http.Transport, which can be given a certificate", c.Base)
-	//lint:ignore SA1019 it is deprecated and still obeyed: what it dials shows no certificate of ours
-	case isTransport && (base == nil || base.DialTLSContext != nil || base.DialTLS != nil):
+	case isTransport && !mutual.Usable(base):
 		return wrong("Base", "makes TLS connections by itself; with MutualTLS it must leave DialTLS and DialTLSContext nil")
 	}
 	for _, u := range [...]struct{ field, value string }{

@@ -9,6 +9,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/dpop"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -26,6 +27,9 @@ var (
 	_ credential.Issuer[scope.Tool] = (*Issuer[scope.Tool])(nil)
 	_ credential.Revoker            = (*Issuer[scope.Tool])(nil)
 	_ credential.Identified         = (*Issuer[scope.Tool])(nil)
+	_ credential.Prover             = (*Issuer[scope.Tool])(nil)
+	_ credential.Confirmer          = (*Issuer[scope.Tool])(nil)
+	_ credential.Certified          = (*Issuer[scope.Tool])(nil)
 )
 
 // New makes an [Issuer]. It does no I/O. Its error matches
@@ -49,7 +53,7 @@ func New[S scope.Scope](c Config) (*Issuer[S], error) {
 // Where ctx ended first, it also matches ctx's error. With ErrRefused the
 // response may hold a token, for the broker to revoke.
 func (i *Issuer[S]) Issue(ctx context.Context, r credential.TokenRequest[S]) (credential.TokenResponse, error) {
-	return i.client.issue(ctx, r.Scope.Any(), r.Subject)
+	return i.client.issue(ctx, r.Scope.Any(), r.Subject, possession{r.Key, r.Certificate})
 }
 
 // Revoke makes token useless (RFC 7009). A nil error means that the server said
@@ -94,7 +98,8 @@ type client struct {
 	workload  func() identity.Source
 	guard     *guard
 	metadata  *metadata
-	closeIdle func() // does nothing where Config.Base is the user's
+	nonces    dpop.Nonces // of the token endpoint
+	closeIdle func()      // does nothing where Config.Base is the user's
 }
 
 func newClient(c Config) *client {
@@ -116,7 +121,7 @@ func newClient(c Config) *client {
 		base, closeIdle = own, own.CloseIdleConnections
 	}
 	if c.MutualTLS {
-		m := &mutual{source: self.(identity.Certified), base: base.(*http.Transport)}
+		m := &certified{source: self.(identity.Certified), base: base.(*http.Transport)}
 		base, closeIdle = m, m.CloseIdleConnections
 		if c.ClientID == "" {
 			c.ClientID = m.source.ID().String()
@@ -131,9 +136,12 @@ func newClient(c Config) *client {
 }
 
 // issue is the whole of Issue: endpoint, form, request, answer.
-func (c *client) issue(ctx context.Context, s scope.Any, subject identity.Subject) (credential.TokenResponse, error) {
+func (c *client) issue(ctx context.Context, s scope.Any, subject identity.Subject, p possession) (credential.TokenResponse, error) {
 	if err := c.possible(s, subject); err != nil {
 		return credential.TokenResponse{}, err
+	}
+	if p.cert != nil && !c.config.MutualTLS {
+		return credential.TokenResponse{}, invalid("the token is to be bound to a certificate, which no connection shows; set Config.MutualTLS")
 	}
 	to, err := c.endpoints(ctx, c.config.TokenURL)
 	if err != nil {
@@ -144,7 +152,7 @@ func (c *client) issue(ctx context.Context, s scope.Any, subject identity.Subjec
 	if err != nil {
 		return credential.TokenResponse{}, err
 	}
-	re, err := c.post(ctx, to.token, f, s)
+	re, err := c.post(ctx, to.token, f, s, p)
 	if err != nil {
 		return credential.TokenResponse{}, err
 	}

@@ -28,6 +28,10 @@ type Introspection struct {
 	// Actor is the "sub" of the outermost "act", the one who acts now. Those
 	// nested in it acted before and do not count.
 	Actor string
+	// Bound is the key or certificate in "cnf" (RFC 9449 section 6.2, RFC 8705
+	// section 3.2). Its Method is "unknown" where that is something else, or several
+	// at once.
+	Bound credential.Confirmation
 }
 
 // introspect is RFC 7662 section 2.
@@ -76,7 +80,7 @@ func parseIntrospection(text []byte) (i Introspection, f flaw) {
 	if err != nil {
 		return Introspection{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("active", "scope", "client_id", "sub", "iss", "aud", "exp", "act"); what != "" {
+	if what := o.ambiguity("active", "scope", "client_id", "sub", "iss", "aud", "exp", "act", "cnf"); what != "" {
 		return Introspection{}, flaw{"bad_json", what}
 	}
 	switch v, _ := o.get("active"); string(v) {
@@ -98,7 +102,7 @@ func parseIntrospection(text []byte) (i Introspection, f flaw) {
 		*m.to = s
 	}
 	if !i.readRest(o) {
-		return Introspection{}, flaw{"bad_json", "aud, exp or act is not of its type (RFC 7662 section 2.2)"}
+		return Introspection{}, flaw{"bad_json", "aud, exp, act or cnf is not of its type (RFC 7662 section 2.2)"}
 	}
 	return i, flaw{}
 }
@@ -128,5 +132,21 @@ func (i *Introspection) readRest(o object) bool {
 		}
 		i.Delegated = true
 	}
+	if v, ok := o.get("cnf"); ok {
+		cnf, err := parseObject(v)
+		if err != nil {
+			return false
+		}
+		i.Bound = confirmation(cnf)
+	}
 	return true
+}
+
+func confirmation(cnf object) credential.Confirmation {
+	for _, method := range [...]string{credential.ConfirmKey, credential.ConfirmCertificate} {
+		if s, ok := cnf.text(method); ok && s != "" && len(cnf) == 1 {
+			return credential.Confirmation{Method: method, Thumbprint: s}
+		}
+	}
+	return credential.Confirmation{Method: "unknown"}
 }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -19,6 +20,8 @@ const failurePause = time.Second
 // endpoints are where requests go; "" is none.
 type endpoints struct {
 	token, revocation, introspection string
+
+	proofs []string // dpop_signing_alg_values_supported (RFC 9449 section 5.1)
 }
 
 // metadata is the document of RFC 8414, loaded when first needed and kept: an
@@ -45,7 +48,7 @@ type load struct {
 // endpoints returns where requests go, loading the metadata unless known, the
 // URL in the Config that this request needs, makes that unnecessary.
 func (c *client) endpoints(ctx context.Context, known string) (endpoints, error) {
-	to := endpoints{c.config.TokenURL, c.config.RevocationURL, c.config.IntrospectionURL}
+	to := endpoints{token: c.config.TokenURL, revocation: c.config.RevocationURL, introspection: c.config.IntrospectionURL}
 	if known != "" || c.config.TokenURL != "" {
 		return to, nil
 	}
@@ -53,7 +56,7 @@ func (c *client) endpoints(ctx context.Context, known string) (endpoints, error)
 	if err != nil {
 		return endpoints{}, err
 	}
-	to.token = found.token
+	to.token, to.proofs = found.token, found.proofs
 	if to.revocation == "" {
 		to.revocation = found.revocation
 	}
@@ -184,7 +187,7 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 	if err != nil {
 		return endpoints{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {
+	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases", "dpop_signing_alg_values_supported"); what != "" {
 		return endpoints{}, flaw{"bad_json", what}
 	}
 	// RFC 8414 section 3.3: identical, byte for byte, or the document MUST NOT be
@@ -204,6 +207,9 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 		if name := to.read(a, func(s string) bool { return belowHost(s, issuer) }); name != "" {
 			return endpoints{}, flaw{"endpoint_origin", "the " + name + " for mutual TLS in the metadata is neither at the issuer's host nor at a name below it; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
 		}
+	}
+	if v, ok := o.get("dpop_signing_alg_values_supported"); ok && json.Unmarshal(v, &to.proofs) != nil {
+		return endpoints{}, flaw{"bad_json", "dpop_signing_alg_values_supported is not an array of strings (RFC 9449 section 5.1)"}
 	}
 	if to.token == "" {
 		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}

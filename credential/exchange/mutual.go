@@ -2,19 +2,21 @@ package exchange
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"net/http"
 	"sync"
 
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/identity"
 )
 
-// mutual makes the connections on which the workload's certificate
+// certified makes the connections on which the workload's certificate
 // authenticates us (RFC 8705 section 2.1). There is one transport for each
 // certificate, and never a resumed session: net/http would keep using what was
 // opened with the old certificate, and a resumed session is still the old one's.
-type mutual struct {
+type certified struct {
 	source identity.Certified
 	base   *http.Transport
 
@@ -27,8 +29,8 @@ type mutual struct {
 var errNoCertificate = errors.New("exchange: no certificate")
 
 // RoundTrip makes one request with the certificate of the moment.
-func (m *mutual) RoundTrip(r *http.Request) (*http.Response, error) {
-	t, err := m.transport()
+func (m *certified) RoundTrip(r *http.Request) (*http.Response, error) {
+	t, err := m.transport(certificateFrom(r.Context()))
 	if err != nil {
 		closeBody(r)
 		return nil, err
@@ -36,12 +38,29 @@ func (m *mutual) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTrip(r)
 }
 
-// transport returns what makes a request now. Connections of a certificate
+// certificateKey is the key of a context whose requests must show one
+// certificate and no other. Its value is a func: nobody prints it.
+type certificateKey struct{}
+
+func certificateFrom(ctx context.Context) *tls.Certificate {
+	if f, _ := ctx.Value(certificateKey{}).(func() *tls.Certificate); f != nil {
+		return f()
+	}
+	return nil
+}
+
+// transport returns what makes a request with cert, nil for that of the
+// moment. Connections of a certificate
 // that was replaced end when the requests on them do. That every endpoint is
 // https, where alone a certificate is shown, New and the metadata's reader see to.
-func (m *mutual) transport() (*http.Transport, error) {
-	cert, err := m.source.Certificate()
-	if err != nil || cert == nil || len(cert.Certificate) == 0 { // its text is not ours
+func (m *certified) transport(cert *tls.Certificate) (*http.Transport, error) {
+	if cert == nil {
+		var err error
+		if cert, err = m.source.Certificate(); err != nil { // its text is not ours
+			return nil, errNoCertificate
+		}
+	}
+	if cert == nil || len(cert.Certificate) == 0 {
 		return nil, errNoCertificate
 	}
 	m.mu.Lock()
@@ -50,27 +69,13 @@ func (m *mutual) transport() (*http.Transport, error) {
 		if m.current != nil {
 			m.current.CloseIdleConnections()
 		}
-		m.leaf, m.current = cert.Certificate[0], m.with(cert)
+		m.leaf, m.current = cert.Certificate[0], mutual.Transport(m.base, cert)
 	}
 	return m.current, nil
 }
 
-// with returns a copy of base that shows cert.
-func (m *mutual) with(cert *tls.Certificate) *http.Transport {
-	t := m.base.Clone()
-	if t.TLSClientConfig == nil {
-		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	t.TLSClientConfig.Certificates = nil
-	t.TLSClientConfig.ClientSessionCache = nil
-	// Also where the server's list of authorities does not have ours: that it is
-	// asked for is enough, and what is not accepted is an error rather than silence.
-	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
-	return t
-}
-
 // CloseIdleConnections closes the connections that are not in use.
-func (m *mutual) CloseIdleConnections() {
+func (m *certified) CloseIdleConnections() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.current != nil {

@@ -157,7 +157,7 @@ func (c *client) clientForm(ctx context.Context) (url.Values, error) {
 }
 
 // post has x/oauth2 make the request, and takes the answer from under it.
-func (c *client) post(ctx context.Context, tokenURL string, f form, s scope.Any) (reply, error) {
+func (c *client) post(ctx context.Context, tokenURL string, f form, s scope.Any, p possession) (reply, error) {
 	config := clientcredentials.Config{
 		ClientID:       c.config.ClientID,
 		ClientSecret:   secret.Reveal(c.config.ClientSecret),
@@ -167,10 +167,10 @@ func (c *client) post(ctx context.Context, tokenURL string, f form, s scope.Any)
 		// Anything else posts twice, or sends "Basic Og==" for an empty client.
 		AuthStyle: oauth2.AuthStyleInParams,
 	}
-	t := &tap{guard: c.guard}
+	t := &tap{guard: c.proving(p)}
 	// What x/oauth2 returns is dropped: its Token and RetrieveError print
 	// secrets, bodies and descriptions.
-	_, _ = config.Token(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{
+	_, _ = config.Token(context.WithValue(p.shown(ctx), oauth2.HTTPClient, &http.Client{
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}))

@@ -1,0 +1,99 @@
+package credential
+
+import (
+	"context"
+	"crypto/tls"
+
+	"github.com/taskcred/taskcred/identity/secret"
+)
+
+// Binding says what a broker's credentials are bound to. One that is bound is
+// worth nothing to whoever copies it: each use proves possession of a key that
+// never leaves the process.
+//
+// The Require bindings refuse, and revoke, what is not bound. The Prefer ones
+// take what the issuer gives: they are for the time in which servers learn it,
+// and a thief hopes for servers that have not.
+type Binding uint8
+
+// The bindings.
+const (
+	// Bearer binds to nothing: whoever has the token can use it.
+	Bearer Binding = iota
+	// PreferDPoP is RequireDPoP, but takes an unbound token where the issuer
+	// answers with one.
+	PreferDPoP
+	// RequireDPoP binds to a key of the task (RFC 9449), which is made when it is
+	// first needed and is unusable once the task has ended. A step has its own.
+	RequireDPoP
+	// PreferMutualTLS is RequireMutualTLS, but takes a token that nobody says is
+	// bound.
+	PreferMutualTLS
+	// RequireMutualTLS binds to the workload's certificate (RFC 8705 section 3),
+	// which both the issuer and the endpoint are shown in the TLS handshake. When
+	// the certificate is replaced, the credentials bound to it are dropped and
+	// revoked as the calls that carry them end.
+	RequireMutualTLS
+)
+
+func (b Binding) isDPoP() bool { return b == PreferDPoP || b == RequireDPoP }
+func (b Binding) isTLS() bool  { return b == PreferMutualTLS || b == RequireMutualTLS }
+
+// required reports whether an unbound token is refused.
+func (b Binding) required() bool { return b == RequireDPoP || b == RequireMutualTLS }
+
+// The methods of a [Confirmation].
+const (
+	// ConfirmKey is the thumbprint of a DPoP key (RFC 9449 section 6.1).
+	ConfirmKey = "jkt"
+	// ConfirmCertificate is the thumbprint of a certificate (RFC 8705 section 3.1).
+	ConfirmCertificate = "x5t#S256"
+)
+
+// Confirmation names the key that a token is bound to, as the one member of
+// its "cnf" (RFC 7800 section 3.1). The zero Confirmation is that of a token
+// bound to nothing.
+type Confirmation struct {
+	// Method is [ConfirmKey] or [ConfirmCertificate]. Anything else means that the
+	// token is bound in a way that is not known here.
+	Method string
+	// Thumbprint is the SHA-256 of the key or certificate, in base64url.
+	Thumbprint string
+}
+
+// IsZero reports whether the token is bound to nothing.
+func (c Confirmation) IsZero() bool { return c == Confirmation{} }
+
+// String returns both parts, "" for the zero Confirmation.
+func (c Confirmation) String() string {
+	if c.IsZero() {
+		return ""
+	}
+	return c.Method + " " + c.Thumbprint
+}
+
+// Certified is an [Issuer] whose requests can show a certificate, as
+// [PreferMutualTLS] and [RequireMutualTLS] need. It is asked with every call and
+// does no I/O.
+type Certified interface {
+	// Certificate returns the certificate of the moment with its chain and key,
+	// never one that has expired.
+	Certificate() (*tls.Certificate, error)
+}
+
+// Prover is an [Issuer] that knows how its server wants proofs to be signed.
+// Issuers that are not one are sent ES256.
+type Prover interface {
+	// ProofAlgorithms returns the server's dpop_signing_alg_values_supported (RFC
+	// 9449 section 5.1), nil when it does not say. It may do I/O.
+	ProofAlgorithms(ctx context.Context) ([]string, error)
+}
+
+// Confirmer is an [Issuer] that can find out what a token is bound to that
+// cannot be read. The issuer's word on a token for mutual TLS has no other way:
+// the answer of a token endpoint does not tell. It is asked once for each token.
+type Confirmer interface {
+	// Confirm returns what an active token is bound to, zero where the server does
+	// not say (RFC 9449 section 6.2, RFC 8705 section 3.2). It may do I/O.
+	Confirm(ctx context.Context, token secret.Text) (Confirmation, error)
+}

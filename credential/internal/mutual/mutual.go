@@ -1,0 +1,32 @@
+// Package mutual makes the transports on whose connections a certificate
+// proves who we are (RFC 8705).
+package mutual
+
+import (
+	"crypto/tls"
+	"net/http"
+)
+
+// Usable reports whether t makes its TLS connections itself. What others dial
+// shows no certificate of ours.
+func Usable(t *http.Transport) bool {
+	//lint:ignore SA1019 it is deprecated and still obeyed
+	return t != nil && t.DialTLSContext == nil && t.DialTLS == nil
+}
+
+// Transport returns a copy of base that shows cert, and no other, to every
+// server that asks. It resumes no session: a resumed one is that of the
+// certificate with which it began. A transport serves one certificate, because
+// connections outlive it.
+func Transport(base *http.Transport, cert *tls.Certificate) *http.Transport {
+	t := base.Clone()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t.TLSClientConfig.Certificates = nil
+	t.TLSClientConfig.ClientSessionCache = nil
+	// Also where the server's list of authorities does not have ours: that it is
+	// asked for is enough, and what is not accepted is an error rather than silence.
+	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	return t
+}
