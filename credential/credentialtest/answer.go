@@ -14,7 +14,7 @@ import (
 func (g *granting) answer() map[string]any {
 	a := map[string]any{
 		"access_token": secret.Reveal(g.token.Text),
-		"token_type":   "Bearer",
+		"token_type":   g.token.tokenType(),
 		"expires_in":   int64(g.token.Expires.Sub(g.token.Issued) / time.Second),
 	}
 	if g.issued != "" {
@@ -85,6 +85,6 @@ func (s *Server) serveIntrospect(w http.ResponseWriter, r *http.Request, body []
 		return
 	}
 	answer := s.claims(t)
-	answer["active"], answer["token_type"] = true, "Bearer"
+	answer["active"], answer["token_type"] = true, t.tokenType()
 	writeJSON(w, http.StatusOK, answer)
 }

@@ -29,6 +29,16 @@ type Client struct {
 	// actor_token; the token it gets does not show who acts (RFC 8693 section
 	// 1.1).
 	MayImpersonate bool
+	// DPoPBound refuses token requests of the client without a DPoP proof:
+	// dpop_bound_access_tokens of RFC 9449 section 5.2. Without it a token is
+	// bound when there is a proof.
+	DPoPBound bool
+	// CertificateBound binds the client's tokens to the X.509-SVID on the
+	// connection that asked for them, and refuses requests on one that has not
+	// the client's own: tls_client_certificate_bound_access_tokens of RFC 8705
+	// section 3.4. For a client with a Secret it is anybody's SVID. It needs
+	// [ServerOptions.X509Bundles].
+	CertificateBound bool
 }
 
 // Permit is one target for which a [Client] may ask for tokens, and the
@@ -86,6 +96,12 @@ func notScope(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\'
 func (s *Server) AddClient(c Client) error {
 	if err := c.check(s.opts.Bundles != nil || s.opts.X509Bundles != nil); err != nil {
 		return err
+	}
+	switch {
+	case c.DPoPBound && s.prover.off:
+		return fmt.Errorf("credentialtest: client %s has DPoPBound, but ServerOptions.DPoP.Unsupported is set", c.ID)
+	case c.CertificateBound && s.opts.X509Bundles == nil:
+		return fmt.Errorf("credentialtest: client %s has CertificateBound, for which ServerOptions.X509Bundles must be set", c.ID)
 	}
 	c.Permits = slices.Clone(c.Permits)
 	s.mu.Lock()

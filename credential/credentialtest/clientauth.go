@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/taskcred/taskcred/identity/secret"
 )
@@ -71,11 +70,8 @@ func (s *Server) workload(token string) (Client, bool) {
 // certified returns the client that an X.509-SVID proves, by the connection
 // that a request came on.
 func (s *Server) certified(r *http.Request) (Client, bool) {
-	if s.opts.X509Bundles == nil || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return Client{}, false
-	}
-	id, _, err := x509svid.Verify(r.TLS.PeerCertificates, s.opts.X509Bundles)
-	if err != nil {
+	id, _, ok := svidOf(r.TLS, s.opts.X509Bundles)
+	if !ok {
 		return Client{}, false
 	}
 	return s.client(id.String())

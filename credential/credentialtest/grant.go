@@ -26,6 +26,9 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte)
 	if oe == nil {
 		answer, oe = s.grant(r, form)
 	}
+	if s.prover.hasProof(r) || oe != nil && oe.code == invalidProof {
+		s.prover.nonces.offer(w, oe != nil)
+	}
 	if oe != nil {
 		oe.write(w)
 		return
@@ -36,12 +39,13 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte)
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// grant answers a token request: who asks, on whose behalf, for what.
+// grant answers a token request: who asks, with what key, on whose behalf, for
+// what.
 func (s *Server) grant(r *http.Request, form url.Values) (map[string]any, *oauthError) {
 	g := &granting{s: s, form: form, asJWT: !s.opts.Opaque}
 	g.token.Issued = time.Now()
 	g.token.Expires = g.token.Issued.Add(s.opts.TokenTTL)
-	steps := []func(*http.Request) *oauthError{g.party, g.target, g.details, g.mint}
+	steps := []func(*http.Request) *oauthError{g.prove, g.party, g.bind, g.target, g.details, g.mint}
 	for _, step := range steps {
 		if oe := step(r); oe != nil {
 			return nil, oe

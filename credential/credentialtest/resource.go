@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
@@ -43,14 +46,30 @@ type ResourceOptions struct {
 	Verify Verification
 	// Permissions are all needed for every request. Nil means that none is.
 	Permissions []string
+	// DPoP is what is made of the proofs that come with DPoP tokens.
+	DPoP DPoP
+	// X509Bundles has the roots of the trust domains to whose X.509-SVIDs tokens
+	// may be bound: clients are asked for a certificate in the TLS handshake, and
+	// need none for other tokens. Nil means that none is asked for.
+	X509Bundles x509bundle.Source
+	// Workload presents its X.509-SVID instead of the loopback certificate, so
+	// that a client verifies a SPIFFE ID and not a host. Then X509Bundles must be
+	// set, and no transport of this package reaches the resource but
+	// [Resource.Transport], which accepts this workload alone. Like X509Bundles, it
+	// needs a listener. Nil means the loopback certificate.
+	Workload identity.Certified
 	// Handler answers the requests that are accepted; [CallerFrom] tells it who
 	// calls. Nil means one that answers with the [Caller], as JSON.
 	Handler http.Handler
 }
 
 // Resource is a server that checks what it is given (RFC 6750): exactly one
-// bearer token, active, for this very audience, with every permission. It is
-// an [http.Handler] and safe for concurrent use.
+// token, active, for this very audience, with every permission. A token that is
+// bound to a key is good with the scheme DPoP and one new proof by that key (RFC
+// 9449 section 7), one that is bound to a certificate on a connection with that
+// certificate (RFC 8705 section 3). Nothing makes up for what is missing: neither
+// is a Bearer token for anybody else. A proof counts as used with a refused
+// request, too. It is an [http.Handler] and safe for concurrent use.
 type Resource struct {
 	opts   ResourceOptions
 	host   *host
@@ -58,6 +77,7 @@ type Resource struct {
 	url    string
 	id     string      // its client id at the server
 	secret secret.Text // and its secret there
+	prover *prover
 
 	mu       sync.Mutex // guards requests
 	requests []Request
@@ -71,6 +91,17 @@ type Request struct {
 	Error    string // why not, such as "invalid_token"
 	// Token is what was presented: what a malicious tool holds in its hands.
 	Token secret.Text
+	// Scheme is how it was presented: "Bearer" or "DPoP", "" for any other.
+	Scheme string
+	// Proof is the first DPoP header, with which a malicious tool may try to be
+	// the client. Zero when there was none.
+	Proof secret.Text
+	// JTI is the jti of the proof of a DPoP token, "" unless its signature is
+	// good.
+	JTI string
+	// X5T is the thumbprint of the client's certificate on the connection (RFC
+	// 8705 section 3.1), "" when there was none.
+	X5T string
 }
 
 // Caller is what a [Resource] verified about a request.
@@ -99,6 +130,7 @@ func NewResource(o *ResourceOptions) (*Resource, error) {
 		return nil, errors.New("credentialtest: ResourceOptions.Server is nil; give the Server whose tokens are accepted")
 	}
 	u, err := parseAddress("ResourceOptions.URL", o.URL)
+	mutual := o.X509Bundles != nil || o.Workload != nil
 	switch {
 	case err != nil:
 		return nil, err
@@ -106,13 +138,23 @@ func NewResource(o *ResourceOptions) (*Resource, error) {
 		return nil, errors.New("credentialtest: ResourceOptions.URL must be a whole URL on a Network, and a path without one")
 	case o.Verify == ByJWT && o.Server.opts.Opaque:
 		return nil, errors.New("credentialtest: opaque tokens cannot be verified ByJWT")
+	case o.Network != nil && mutual:
+		return nil, errors.New("credentialtest: on a Network there is no TLS; leave ResourceOptions.Network out, or X509Bundles and Workload")
+	case o.Workload != nil && o.X509Bundles == nil:
+		return nil, errors.New("credentialtest: ResourceOptions.Workload is set and X509Bundles is not; give the roots that verify its certificate")
 	}
 	if err := checkPermits([]Permit{{Resource: "-", Permissions: o.Permissions}}); err != nil {
 		return nil, err
 	}
 	r := &Resource{opts: *o, path: strings.TrimSuffix(u.Path, "/"), id: "resource-" + rand.Text(), secret: secret.New(Canary())}
+	if r.prover, err = o.DPoP.prover("ResourceOptions.DPoP"); err != nil {
+		return nil, err
+	}
 	if r.host, err = newHost(o.Network, originOf(u)); err != nil {
 		return nil, err
+	}
+	if mutual {
+		r.host.askForCertificates()
 	}
 	if r.url = o.URL; u.Host == "" {
 		r.url = r.host.origin + o.URL
@@ -120,6 +162,9 @@ func NewResource(o *ResourceOptions) (*Resource, error) {
 	r.opts.Audience = cmp.Or(o.Audience, r.url)
 	if err := o.Server.addReader(r.id, r.secret, r.opts.Audience); err != nil {
 		return nil, err
+	}
+	if o.Workload != nil {
+		r.presentWorkload()
 	}
 	return r, r.host.start(r)
 }
@@ -159,6 +204,9 @@ func (r *Resource) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	seen.Accepted = refusal == nil
 	if refusal != nil {
 		seen.Error = refusal.code
+	}
+	if seen.JTI != "" || refusal != nil && refusal.algs != "" {
+		r.prover.nonces.offer(w, refusal != nil)
 	}
 	r.mu.Lock()
 	r.requests = append(r.requests, seen)

@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -46,6 +45,9 @@ type ServerOptions struct {
 	// AcceptJWTBearer also accepts RFC 7523's client_assertion_type "jwt-bearer"
 	// for JWT-SVIDs, as lenient servers do.
 	AcceptJWTBearer bool
+	// DPoP is what is made of the proofs that come with token requests: a token
+	// whose request has one is bound to the key of the proof.
+	DPoP DPoP
 
 	// Network puts the server on a network without sockets. Nil means TLS on a
 	// loopback address.
@@ -90,6 +92,7 @@ type Server struct {
 	key    *ecdsa.PrivateKey
 	keyID  string
 	signer jose.Signer
+	prover *prover
 
 	mu      sync.Mutex // guards what follows
 	clients map[string]Client
@@ -109,6 +112,10 @@ func NewServer(o *ServerOptions) (*Server, error) {
 		return nil, fmt.Errorf("credentialtest: ServerOptions.TokenTTL is %v; use whole seconds, or 0 for %v", ttl, defaultTTL)
 	}
 	s.opts.TokenTTL = cmp.Or(s.opts.TokenTTL, defaultTTL)
+	var err error
+	if s.prover, err = s.opts.DPoP.prover("ServerOptions.DPoP"); err != nil {
+		return nil, err
+	}
 	for _, c := range s.opts.Clients {
 		if err := s.AddClient(c); err != nil {
 			return nil, err
@@ -152,8 +159,7 @@ func (s *Server) place() error {
 		return err
 	}
 	if s.opts.X509Bundles != nil {
-		// Whose certificate it is, and whether it is good, authenticate decides.
-		s.host.listener.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
+		s.host.askForCertificates()
 	}
 	s.issuer, s.path = s.opts.Issuer, strings.TrimSuffix(u.Path, "/")
 	if u.Host == "" {
@@ -244,7 +250,7 @@ func (s *Server) serveMetadata(w http.ResponseWriter, _ *http.Request, _ []byte)
 	if s.opts.AcceptJWTBearer {
 		methods = append(methods, "private_key_jwt")
 	}
-	writeJSON(w, http.StatusOK, map[string]any{
+	metadata := map[string]any{
 		"issuer":                                        s.issuer,
 		"token_endpoint":                                s.URL() + "/token",
 		"revocation_endpoint":                           s.URL() + "/revoke",
@@ -255,7 +261,14 @@ func (s *Server) serveMetadata(w http.ResponseWriter, _ *http.Request, _ []byte)
 		"token_endpoint_auth_methods_supported":         methods,
 		"revocation_endpoint_auth_methods_supported":    methods,
 		"introspection_endpoint_auth_methods_supported": methods,
-	})
+	}
+	if !s.prover.off {
+		metadata["dpop_signing_alg_values_supported"] = s.prover.names() // RFC 9449 section 5.1
+	}
+	if s.opts.X509Bundles != nil {
+		metadata["tls_client_certificate_bound_access_tokens"] = true // RFC 8705 section 3.3
+	}
+	writeJSON(w, http.StatusOK, metadata)
 }
 
 func (s *Server) serveKeys(w http.ResponseWriter, _ *http.Request, _ []byte) {

@@ -27,6 +27,8 @@ type Token struct {
 	Audience string      // the aud
 	Scope    string      // space-separated
 	Details  string      // the authorization_details, as JSON; "" for none
+	JKT      string      // the thumbprint of the DPoP key it is bound to (RFC 9449 section 6.1), "" for none
+	X5T      string      // that of the certificate it is bound to (RFC 8705 section 3.1), "" for none
 	Issued   time.Time
 	Expires  time.Time
 	Revoked  time.Time // zero means never
@@ -152,6 +154,9 @@ func (s *Server) claims(t Token) map[string]any {
 	}
 	if t.Actor != "" {
 		c["act"] = map[string]any{"sub": t.Actor} // RFC 8693 section 4.1
+	}
+	if cnf := t.confirmation(); cnf != nil {
+		c["cnf"] = cnf
 	}
 	if t.Details != "" {
 		c["authorization_details"] = json.RawMessage(t.Details)

@@ -2,6 +2,7 @@ package credentialtest
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,26 +19,47 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// refusal is an answer of RFC 6750 section 3.
+// refusal is an answer of RFC 6750 section 3, or of RFC 9449 section 7.1.
 type refusal struct {
-	status int
-	code   string // "" shows no error: nothing was presented
-	scope  string
+	status      int
+	code        string
+	scope       string
+	description string // of what is wrong with a proof
+	algs        string // of a DPoP challenge; "" means a Bearer challenge
 }
 
 func (f *refusal) write(w http.ResponseWriter) {
 	if f.status == http.StatusUnauthorized || f.status == http.StatusForbidden {
-		challenge := `Bearer realm="credentialtest"`
-		if f.code != noToken {
-			challenge += fmt.Sprintf(", error=%q", f.code)
-		}
-		if f.scope != "" {
-			challenge += fmt.Sprintf(", scope=%q", f.scope)
-		}
-		w.Header().Set("WWW-Authenticate", challenge)
+		w.Header().Set("WWW-Authenticate", f.challenge())
 	}
 	http.Error(w, f.code, f.status)
 }
+
+// challenge shows no error where nothing was presented (RFC 6750 section 3.1).
+func (f *refusal) challenge() string {
+	scheme, parameters := schemeBearer, []string{`realm="credentialtest"`}
+	if f.algs != "" {
+		scheme, parameters = schemeDPoP, nil
+	}
+	if f.code != noToken {
+		parameters = append(parameters, fmt.Sprintf("error=%q", f.code))
+	}
+	for _, p := range [][2]string{{"scope", f.scope}, {"algs", f.algs}, {"error_description", f.description}} {
+		if p[1] != "" {
+			parameters = append(parameters, fmt.Sprintf("%s=%q", p[0], p[1]))
+		}
+	}
+	return scheme + " " + strings.Join(parameters, ", ")
+}
+
+// The schemes of a token.
+const (
+	schemeBearer = "Bearer"
+	schemeDPoP   = "DPoP"
+)
+
+// invalidToken is a code of RFC 6750 section 3.1.
+const invalidToken = "invalid_token"
 
 // The refusals that are not codes of RFC 6750.
 const (
@@ -46,20 +68,49 @@ const (
 	unavailable = "unavailable"
 )
 
-// check decides on a request and notes the token that it presented.
+// check decides on a request and notes what it presented.
 func (r *Resource) check(req *http.Request, seen *Request) (Caller, *refusal) {
-	headers := req.Header.Values("Authorization")
-	if len(headers) > 0 {
-		seen.Token = secret.New(bearer(headers[0]))
+	r.note(req, seen)
+	c, f := r.present(req, seen)
+	asks := r.prover.nonces.rule != NoNonces || r.prover.hasProof(req)
+	if f != nil && !r.prover.off && (seen.Scheme == schemeDPoP || c.Cnf != nil && c.Cnf.JKT != "" || f.code == noToken && asks) {
+		f.algs = r.prover.algs()
 	}
+	return c.caller(), f
+}
+
+// note writes down what a request presents.
+func (r *Resource) note(req *http.Request, seen *Request) {
+	if headers := req.Header.Values("Authorization"); len(headers) > 0 {
+		var token string
+		seen.Scheme, token = credentials(headers[0])
+		seen.Token = secret.New(token)
+	}
+	if proofs := req.Header.Values("DPoP"); len(proofs) > 0 {
+		seen.Proof = secret.New(proofs[0])
+	}
+	seen.X5T = x5tOf(req.TLS)
+}
+
+// present checks what was presented. The claims are good unless there is a
+// refusal.
+func (r *Resource) present(req *http.Request, seen *Request) (c claims, f *refusal) {
 	rest, below := strings.CutPrefix(req.URL.Path, r.path)
 	switch {
 	case !below || rest != "" && rest[0] != '/':
-		return Caller{}, &refusal{status: http.StatusNotFound, code: notFound}
-	case len(headers) > 1 || req.URL.Query().Has("access_token"):
-		return Caller{}, &refusal{status: http.StatusBadRequest, code: invalidRequest}
-	case seen.Token.IsZero():
-		return Caller{}, &refusal{status: http.StatusUnauthorized, code: noToken}
+		return c, &refusal{status: http.StatusNotFound, code: notFound}
+	case len(req.Header.Values("Authorization")) > 1 || req.URL.Query().Has("access_token"):
+		return c, &refusal{status: http.StatusBadRequest, code: invalidRequest}
+	case seen.Token.IsZero(), seen.Scheme == schemeDPoP && r.prover.off:
+		return c, &refusal{status: http.StatusUnauthorized, code: noToken}
+	}
+	var p proof
+	if seen.Scheme == schemeDPoP {
+		var oe *oauthError
+		p, oe = r.prover.check(req, r.host.origin+req.URL.EscapedPath(), secret.Reveal(seen.Token))
+		if seen.JTI = p.id; oe != nil {
+			return c, &refusal{status: http.StatusUnauthorized, code: oe.code, description: oe.description}
+		}
 	}
 	verify := r.introspect
 	if r.opts.Verify == ByJWT {
@@ -68,26 +119,43 @@ func (r *Resource) check(req *http.Request, seen *Request) (Caller, *refusal) {
 	c, err := verify(req.Context(), secret.Reveal(seen.Token))
 	switch {
 	case errors.Is(err, errUnavailable):
-		return Caller{}, &refusal{status: http.StatusServiceUnavailable, code: unavailable}
-	case err != nil || !c.good(r.opts.Server.issuer, r.opts.Audience, time.Now()):
-		return Caller{}, &refusal{status: http.StatusUnauthorized, code: "invalid_token"}
+		return c, &refusal{status: http.StatusServiceUnavailable, code: unavailable}
+	case err != nil || !c.good(r.opts.Server.issuer, r.opts.Audience, time.Now()) || !r.proven(c.Cnf, p, req.TLS):
+		return c, &refusal{status: http.StatusUnauthorized, code: invalidToken}
 	}
 	granted := strings.Fields(c.Scope)
-	for _, p := range r.opts.Permissions {
-		if !slices.Contains(granted, p) {
-			return Caller{}, &refusal{http.StatusForbidden, "insufficient_scope", strings.Join(r.opts.Permissions, " ")}
+	for _, permission := range r.opts.Permissions {
+		if !slices.Contains(granted, permission) {
+			return c, &refusal{status: http.StatusForbidden, code: "insufficient_scope", scope: strings.Join(r.opts.Permissions, " ")}
 		}
 	}
-	return Caller{Client: c.Client, Subject: c.Subject, Actor: c.Act.Subject, Scope: c.Scope, Details: string(c.Details)}, nil
+	return c, nil
 }
 
-// bearer returns the token of an Authorization header, "" when it has none.
-func bearer(header string) string {
-	scheme, token, ok := strings.Cut(header, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
-		return ""
+// proven reports whether a request has shown what its token is bound to.
+func (r *Resource) proven(c *confirmation, p proof, state *tls.ConnectionState) bool {
+	x5t := x5tOf(state)
+	if r.opts.X509Bundles != nil {
+		if _, _, ok := svidOf(state, r.opts.X509Bundles); !ok { // one that has expired since
+			x5t = ""
+		}
 	}
-	return strings.TrimSpace(token)
+	if r.prover.off && c != nil {
+		p.thumbprint = c.JKT
+	}
+	return c.proven(p.thumbprint, x5t)
+}
+
+// credentials returns the scheme and the token of an Authorization header, ""
+// when it has none for us.
+func credentials(header string) (scheme, token string) {
+	scheme, token, _ = strings.Cut(header, " ")
+	for _, known := range []string{schemeBearer, schemeDPoP} {
+		if strings.EqualFold(scheme, known) {
+			return known, strings.TrimSpace(token)
+		}
+	}
+	return "", ""
 }
 
 // claims are what a [Resource] reads of a token, wherever it reads it.
@@ -100,9 +168,15 @@ type claims struct {
 	Scope   string          `json:"scope"`
 	Expiry  int64           `json:"exp"`
 	Details json.RawMessage `json:"authorization_details"`
+	Cnf     *confirmation   `json:"cnf"`
 	Act     struct {
 		Subject string `json:"sub"`
 	} `json:"act"`
+}
+
+// caller is what the claims say about who calls.
+func (c claims) caller() Caller {
+	return Caller{Client: c.Client, Subject: c.Subject, Actor: c.Act.Subject, Scope: c.Scope, Details: string(c.Details)}
 }
 
 // good checks the claims at now, without leeway.
