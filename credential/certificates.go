@@ -2,9 +2,7 @@ package credential
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/base64"
 	"net/http"
 	"sync"
 
@@ -51,10 +49,9 @@ func (c *certificates) certificate() (cert *tls.Certificate) {
 }
 
 func (c *certificates) with(cert *tls.Certificate) *holder {
-	sum := sha256.Sum256(cert.Certificate[0]) // RFC 8705 section 3.1
 	t := mutual.Transport(c.base(), cert)
 	return &holder{
-		is:   Confirmation{ConfirmCertificate, base64.RawURLEncoding.EncodeToString(sum[:])},
+		is:   Confirmation{ConfirmCertificate, mutual.Thumbprint(cert.Certificate[0])},
 		cert: func() *tls.Certificate { return cert }, carry: t.RoundTrip, drain: t.CloseIdleConnections,
 	}
 }

@@ -3,9 +3,18 @@
 package mutual
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"net/http"
 )
+
+// Thumbprint returns the "x5t#S256" of a certificate in DER (RFC 8705 section
+// 3.1).
+func Thumbprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
 
 // Usable reports whether t makes its TLS connections itself. What others dial
 // shows no certificate of ours.
