@@ -50,25 +50,27 @@ type Binder struct {
 // An error is [ErrClosed], [ErrBody], that of send, or says why the request
 // cannot be sent; but for that of send, nothing was sent then or no further.
 func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
-	if err := b.check(req); err != nil {
+	at, err := b.check(req)
+	if err != nil {
 		closeBody(req.Body)
 		return nil, err
 	}
-	nonce, body := b.Nonces.For(req.URL), req.Body
+	known, body := b.Nonces.about(at), req.Body
 	for asked, lost := 0, 0; ; {
-		resp, died, err := b.once(req, body, token, nonce, send)
+		resp, died, err := b.once(req, body, token, known, send)
 		switch {
 		case err != nil && (b.Once || !died || lost == maxLost):
 			return nil, err
 		case err != nil:
 			lost++
 		default:
-			fresh := b.Nonces.Learn(req.URL, resp.Header)
-			if fresh == "" || fresh == nonce || asked == maxAsked || !asksForNonce(resp, token) {
+			sent := known.nonce
+			known.learn(resp) // also where Nonces is nil
+			b.Nonces.update(at, func(s *server) { s.learn(resp) })
+			if known.nonce == sent || asked == maxAsked || !asksForNonce(resp, token) {
 				return resp, nil
 			}
 			asked++
-			nonce = fresh
 		}
 		next, failed := again(req)
 		if failed != nil {
@@ -80,30 +82,32 @@ func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*h
 	}
 }
 
-// check refuses what must not be sent, or could not be sent again.
-func (b Binder) check(req *http.Request) error {
+// check refuses what must not be sent, or could not be sent again, and returns
+// the origin of what may be.
+func (b Binder) check(req *http.Request) (string, error) {
+	at, err := origin(req.URL)
 	switch {
+	case err != nil:
+		return "", err
 	case b.Key == nil:
-		return errors.New("dpop: Binder.Key is nil; make one with NewKey")
-	case req.URL == nil:
-		return errors.New("dpop: Request.URL is nil")
+		return "", errors.New("dpop: there is no key; make one with NewKey")
 	case req.Host != "" && !strings.EqualFold(req.Host, req.URL.Host):
 		// The server would compare the proof with another host's URL.
-		return errors.New("dpop: Request.Host is not the host of the URL")
+		return "", errors.New("dpop: Request.Host is not the host of the URL")
 	case req.Method == http.MethodTrace:
 		// The answer repeats the header (RFC 9110 section 9.3.8), and net/http would
 		// send the same proof twice.
-		return errors.New("dpop: a TRACE must not carry credentials")
+		return "", errors.New("dpop: a TRACE must not carry credentials")
 	case !isEmpty(req.Body) && req.GetBody == nil:
-		return ErrBody
+		return "", ErrBody
 	}
-	return nil
+	return at, nil
 }
 
 // once sends a request with one proof. Where it fails, it reports whether a
 // connection died under a request that may be repeated.
-func (b Binder) once(req *http.Request, body io.ReadCloser, token, nonce string, send func(*http.Request) (*http.Response, error)) (_ *http.Response, died bool, err error) {
-	proof, err := b.Key.Proof(method(req), req.URL, token, nonce)
+func (b Binder) once(req *http.Request, body io.ReadCloser, token string, known server, send func(*http.Request) (*http.Response, error)) (_ *http.Response, died bool, err error) {
+	proof, err := b.Key.Proof(method(req), req.URL, token, known.nonce)
 	if err != nil {
 		closeBody(body)
 		return nil, false, err
@@ -111,7 +115,7 @@ func (b Binder) once(req *http.Request, body io.ReadCloser, token, nonce string,
 	var t tracker
 	out := req.WithContext(t.follow(req.Context()))
 	out.Header = header(req.Header, token, proof)
-	if out.Body = body; safe(req) && !b.Nonces.about(req.URL).http2 {
+	if out.Body = body; safe(req) && !known.http2 {
 		onlyOnce(out)
 	}
 	resp, err := send(out)
@@ -121,7 +125,6 @@ func (b Binder) once(req *http.Request, body io.ReadCloser, token, nonce string,
 	case resp == nil || resp.Body == nil:
 		return nil, false, errors.New("dpop: send returned neither a response nor an error")
 	}
-	b.Nonces.note(req.URL, func(s *server) { s.http2 = resp.ProtoMajor == 2 })
 	resp.Request = req // the caller's, without our headers
 	return resp, false, nil
 }

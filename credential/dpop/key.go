@@ -1,6 +1,7 @@
 package dpop
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,7 @@ var ErrClosed = errors.New("dpop: the key is closed")
 type Key struct {
 	alg        Algorithm
 	thumbprint string
-	head       string // of each proof: the JOSE header in base64url, and a dot
+	head       string // of each proof (RFC 9449 section 4.2): the JOSE header in base64url, and a dot
 
 	// The private key is what the func holds: no printer that goes by reflection
 	// looks into a func. Nil: closed.
@@ -29,11 +30,24 @@ func NewKey(alg Algorithm) (*Key, error) {
 	if alg == "" {
 		alg = ES256
 	}
-	sign, jwk, err := generate(alg)
+	private, err := generate(alg)
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{alg: alg, thumbprint: thumbprint(jwk), head: head(alg, jwk)}
+	return newKey(alg, private)
+}
+
+func newKey(alg Algorithm, private crypto.Signer) (*Key, error) {
+	public, err := jwk(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	k := &Key{
+		alg:        alg,
+		thumbprint: b64.EncodeToString(sum256([]byte(public))),
+		head:       b64.EncodeToString([]byte(`{"typ":"dpop+jwt","alg":"`+string(alg)+`","jwk":`+public+`}`)) + ".",
+	}
+	sign := hold(alg, private)
 	k.sign.Store(&sign)
 	return k, nil
 }

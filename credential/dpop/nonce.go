@@ -29,38 +29,48 @@ type server struct {
 	http2 bool   // its last answer came by HTTP/2
 }
 
+func (s *server) learn(resp *http.Response) {
+	s.http2 = resp.ProtoMajor == 2
+	if fresh := nonceIn(resp.Header); fresh != "" {
+		s.nonce = fresh
+	}
+}
+
 // For returns the nonce to send to u's origin, "" if it never gave one.
-func (n *Nonces) For(u *url.URL) string { return n.about(u).nonce }
+func (n *Nonces) For(u *url.URL) string {
+	at, err := origin(u)
+	if err != nil {
+		return ""
+	}
+	return n.about(at).nonce
+}
 
 // Learn remembers the nonce in the header h of an answer from u, and returns it.
 // It returns "" and remembers nothing where the header has no DPoP-Nonce, or more
 // than one, or one that is longer than 512 bytes or holds what a nonce may not
 // (RFC 9449 section 8.1).
 func (n *Nonces) Learn(u *url.URL, h http.Header) (nonce string) {
-	values := h["Dpop-Nonce"]
-	if len(values) != 1 || !isNonce(values[0]) {
-		return ""
+	nonce = nonceIn(h)
+	if at, err := origin(u); err == nil && nonce != "" {
+		n.update(at, func(s *server) { s.nonce = nonce })
 	}
-	n.note(u, func(s *server) { s.nonce = values[0] })
-	return values[0]
+	return nonce
 }
 
-func (n *Nonces) about(u *url.URL) (s server) {
-	at, err := origin(u)
-	if err != nil || n == nil {
+func (n *Nonces) about(origin string) (s server) {
+	if n == nil {
 		return server{}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.servers != nil {
-		s, _ = n.servers.Get(at)
+		s, _ = n.servers.Get(origin)
 	}
 	return s
 }
 
-func (n *Nonces) note(u *url.URL, change func(*server)) {
-	at, err := origin(u)
-	if err != nil || n == nil {
+func (n *Nonces) update(origin string, change func(*server)) {
+	if n == nil {
 		return
 	}
 	n.mu.Lock()
@@ -68,9 +78,17 @@ func (n *Nonces) note(u *url.URL, change func(*server)) {
 	if n.servers == nil {
 		n.servers, _ = simplelru.NewLRU[string, server](maxOrigins, nil) // fails for a size of 0 alone
 	}
-	s, _ := n.servers.Get(at)
+	s, _ := n.servers.Get(origin)
 	change(&s)
-	n.servers.Add(at, s)
+	n.servers.Add(origin, s)
+}
+
+// nonceIn returns the one usable nonce of an answer, "" if there is none.
+func nonceIn(h http.Header) string {
+	if values := h["Dpop-Nonce"]; len(values) == 1 && isNonce(values[0]) {
+		return values[0]
+	}
+	return ""
 }
 
 // isNonce reports whether s is one or more NQCHAR (RFC 6749 appendix A), not too

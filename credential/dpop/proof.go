@@ -25,8 +25,8 @@ func (k *Key) Proof(method string, u *url.URL, token, nonce string) (string, err
 		return "", err
 	case !isMethod(method):
 		return "", errors.New("dpop: the method is not a token (RFC 9110 section 5.6.2)")
-	case token != "" && !isVisible(token):
-		return "", errors.New("dpop: the token holds what is not visible ASCII, and cannot be sent")
+	case token != "" && !isToken(token):
+		return "", errors.New("dpop: the token holds what none in a header may: space, quote, comma, backslash, or what is not visible ASCII")
 	case nonce != "" && !isNonce(nonce):
 		return "", errors.New("dpop: the nonce is longer than 512 bytes, or holds what none may (RFC 9449 section 8.1)")
 	}
@@ -79,9 +79,12 @@ func isMethod(s string) bool {
 	return s != ""
 }
 
-func isVisible(s string) bool {
+// isToken reports whether s can stand in an Authorization header, where a quote or
+// a comma could begin something else. It is laxer than RFC 6750 section 2.1,
+// because tokens are.
+func isToken(s string) bool {
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
+		if c := s[i]; c < '!' || c > '~' || c == '"' || c == ',' || c == '\\' {
 			return false
 		}
 	}
