@@ -1,15 +1,6 @@
 package credentialtest
 
-import (
-	"crypto/sha256"
-	"crypto/tls"
-	"encoding/base64"
-	"net/http"
-
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
-)
+import "net/http"
 
 // confirmation is the cnf of a token (RFC 7800 section 3.1): what the holder
 // must prove to have.
@@ -74,24 +65,4 @@ func (g *granting) bind(r *http.Request) *oauthError {
 	}
 	g.token.X5T = x5t
 	return nil
-}
-
-// svidOf returns whose X.509-SVID a connection has, and its thumbprint. It
-// holds for the connection, not for what the client says.
-func svidOf(state *tls.ConnectionState, bundles x509bundle.Source) (id spiffeid.ID, x5t string, ok bool) {
-	if bundles == nil || state == nil || len(state.PeerCertificates) == 0 {
-		return spiffeid.ID{}, "", false
-	}
-	id, _, err := x509svid.Verify(state.PeerCertificates, bundles)
-	return id, x5tOf(state), err == nil
-}
-
-// x5tOf returns the thumbprint of the client certificate on a connection (RFC
-// 8705 section 3.1), "" when there is none.
-func x5tOf(state *tls.ConnectionState) string {
-	if state == nil || len(state.PeerCertificates) == 0 {
-		return ""
-	}
-	sum := sha256.Sum256(state.PeerCertificates[0].Raw)
-	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

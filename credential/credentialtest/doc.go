@@ -4,7 +4,8 @@
 //   - [Server], an authorization server that enforces what it promises: who
 //     may ask, for what, on whose behalf, for how long. Its ledger tells what
 //     became of every token;
-//   - [Resource], a server that checks the tokens it is given;
+//   - [Resource], a server that checks the tokens it is given. Both take tokens
+//     that are bound to a key ([DPoP], RFC 9449) or to a certificate (RFC 8705);
 //   - [Network], which reaches both without sockets, so that they work inside
 //     the bubbles of [testing/synctest];
 //   - [Script], an authorization server that says what it is told to, as a

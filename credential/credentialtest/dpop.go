@@ -2,6 +2,7 @@ package credentialtest
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -59,3 +60,18 @@ func (d DPoP) prover(field string) (*prover, error) {
 	p.nonces.rotate()
 	return p, nil
 }
+
+// names returns the algorithms as metadata lists them (RFC 9449 section 5.1).
+func (p *prover) names() []string {
+	out := make([]string, len(p.algorithms))
+	for i, a := range p.algorithms {
+		out[i] = string(a)
+	}
+	return out
+}
+
+// algs is the parameter of a challenge that lists them (RFC 9449 section 7.1).
+func (p *prover) algs() string { return strings.Join(p.names(), " ") }
+
+// hasProof reports whether a request has a proof that is looked at.
+func (p *prover) hasProof(r *http.Request) bool { return !p.off && len(r.Header.Values("DPoP")) > 0 }

@@ -6,8 +6,6 @@ import (
 	"encoding/base64"
 	"math"
 	"net/http"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -30,15 +28,6 @@ type prover struct {
 	tolerance  int64 // in seconds
 	nonces     nonces
 	replays    replays
-}
-
-// names returns the algorithms as a challenge lists them.
-func (p *prover) names() []string {
-	out := make([]string, len(p.algorithms))
-	for i, a := range p.algorithms {
-		out[i] = string(a)
-	}
-	return out
 }
 
 // proof is what a proof shows, as far as its signature is good.
@@ -130,43 +119,3 @@ func hashOf(token string) string {
 	sum := sha256.Sum256([]byte(token))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
-
-// replays remembers the jti of every proof for as long as the proof's iat is
-// near enough (RFC 9449 section 11.1). None is forgotten earlier, so a flood of
-// others does not make a proof good again.
-type replays struct {
-	mu    sync.Mutex
-	seen  map[[sha256.Size]byte]int64 // the last second in which it could be used
-	sweep int                         // at which size the past is removed
-}
-
-// first reports whether id was not seen before. It is remembered until the
-// second last is over. Times are in Unix seconds.
-func (s *replays) first(id string, now, last int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	key := sha256.Sum256([]byte(id))
-	if _, ok := s.seen[key]; ok {
-		return false
-	}
-	if len(s.seen) >= s.sweep {
-		for k, end := range s.seen {
-			if end < now {
-				delete(s.seen, k)
-			}
-		}
-		s.sweep = max(1024, 2*len(s.seen))
-	}
-	if s.seen == nil {
-		s.seen = map[[sha256.Size]byte]int64{}
-	}
-	s.seen[key] = last
-	return true
-}
-
-// hasProof reports whether a request has a proof that is looked at.
-func (p *prover) hasProof(r *http.Request) bool { return !p.off && len(r.Header.Values("DPoP")) > 0 }
-
-// algs is the parameter of a challenge that lists the algorithms (RFC 9449
-// section 7.1).
-func (p *prover) algs() string { return strings.Join(p.names(), " ") }

@@ -55,6 +55,7 @@ type sketch struct {
 	jwk    any
 	crit   bool
 	claims map[string]any
+	raw    string // instead of the claims, "" for none
 }
 
 // proof is one for a request with a token, or with none. edit may be nil.
@@ -87,6 +88,9 @@ func (h *holder) proof(t testing.TB, method, uri, token string, edit func(*sketc
 	payload, err := json.Marshal(s.claims)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.raw != "" {
+		payload = []byte(s.raw)
 	}
 	signed, err := signer.Sign(payload)
 	if err != nil {
@@ -184,6 +188,7 @@ func TestProofRefused(t *testing.T) {
 		"alg none":        func() []string { return []string{h.unsigned(t, endpoint)} },
 		"HS256":           func() []string { return []string{newHMAC(t).good(t, endpoint)} },
 		"ES384":           func() []string { return []string{newES384(t).good(t, endpoint)} },
+		"claim twice":     func() []string { return []string{h.twice(t, endpoint)} },
 		"claims replaced": func() []string { return []string{h.spliced(t, endpoint)} },
 		"htu query":       func() []string { return []string{h.good(t, endpoint+"?")} },
 		"htu fragment":    func() []string { return []string{h.good(t, endpoint+"#x")} },
@@ -266,6 +271,18 @@ func (h *holder) spliced(t testing.TB, uri string) string {
 	return a[0] + "." + b[1] + "." + a[2]
 }
 
+// twice has the htu twice, which two readers could read in two ways.
+func (h *holder) twice(t testing.TB, uri string) string {
+	t.Helper()
+	return h.proof(t, "POST", uri, "", func(s *sketch) {
+		raw, err := json.Marshal(s.claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.raw = strings.Replace(string(raw), "{", `{"htu":"https://elsewhere.test/",`, 1)
+	})
+}
+
 // TestProofBinds has good proofs at the token endpoint.
 func TestProofBinds(t *testing.T) {
 	const endpoint = issuer + "/token"
@@ -320,36 +337,42 @@ func TestNoProof(t *testing.T) {
 	}
 }
 
-// TestProofReplay: a jti is good once, at each server, whatever became of the
-// request.
+// TestProofReplay: a jti is good once, whatever became of the request and
+// whoever signed it.
 func TestProofReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		h := newHolder(t)
 		endpoint := w.as.URL() + "/token"
-		p := h.good(t, endpoint)
-		if a := w.ask(t, w.credentials(t), p); a.status != 200 {
+		used, refused := h.good(t, endpoint), h.good(t, endpoint)
+		misdirected := h.proof(t, "POST", endpoint, "", func(s *sketch) { s.claims["jti"], s.claims["htm"] = "one", "GET" })
+		if a := w.ask(t, w.credentials(t), used); a.status != 200 {
 			t.Fatalf("status %d", a.status)
 		}
 		bad := w.credentials(t)
 		bad.Set("scope", "refunds:delete")
-		refused := h.good(t, endpoint)
 		if a := w.ask(t, bad, refused); a.text("error") != "invalid_scope" {
 			t.Fatalf("error %q", a.text("error"))
 		}
-		for range 3 {
+		if a := w.ask(t, w.credentials(t), misdirected); a.text("error") != "invalid_dpop_proof" {
+			t.Fatalf("error %q", a.text("error"))
+		}
+		for range 2 {
 			for name, p := range map[string]string{
-				"replayed":      p,
-				"refused once":  refused,
-				"another's jti": newHolder(t).proof(t, "POST", endpoint, "", claim("jti", "one")),
-				"same jti":      h.proof(t, "POST", endpoint, "", claim("jti", "one")),
+				"accepted before":               used,
+				"with a refused request before": refused,
+				"jti of a bad proof":            h.proof(t, "POST", endpoint, "", claim("jti", "one")),
+				"another's jti":                 newHolder(t).proof(t, "POST", endpoint, "", claim("jti", "one")),
 			} {
-				_ = w.ask(t, w.credentials(t), h.proof(t, "POST", endpoint, "", claim("jti", "one")))
 				if a := w.ask(t, w.credentials(t), p); a.status != 400 || a.text("error") != "invalid_dpop_proof" {
 					t.Errorf("%s: status %d, error %q", name, a.status, a.text("error"))
 				}
 			}
-			time.Sleep(4 * time.Second)
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(11 * time.Second)
+		if a := w.ask(t, w.credentials(t), h.proof(t, "POST", endpoint, "", claim("jti", "one"))); a.status != 200 {
+			t.Errorf("a jti of the past: status %d, %q", a.status, a.text("error_description"))
 		}
 	})
 }

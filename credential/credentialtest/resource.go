@@ -67,9 +67,11 @@ type ResourceOptions struct {
 // token, active, for this very audience, with every permission. A token that is
 // bound to a key is good with the scheme DPoP and one new proof by that key (RFC
 // 9449 section 7), one that is bound to a certificate on a connection with that
-// certificate (RFC 8705 section 3). Nothing makes up for what is missing: neither
-// is a Bearer token for anybody else. A proof counts as used with a refused
-// request, too. It is an [http.Handler] and safe for concurrent use.
+// certificate (RFC 8705 section 3). A proof counts as used with a refused
+// request, too, and its htu is below [Resource.URL]: a client that goes through a
+// [Proxy] must dial the proxy and keep the URL.
+//
+// A Resource is an [http.Handler] and safe for concurrent use.
 type Resource struct {
 	opts   ResourceOptions
 	host   *host

@@ -46,7 +46,8 @@ type ServerOptions struct {
 	// for JWT-SVIDs, as lenient servers do.
 	AcceptJWTBearer bool
 	// DPoP is what is made of the proofs that come with token requests: a token
-	// whose request has one is bound to the key of the proof.
+	// whose request has one is bound to the key of the proof. Its htu is the
+	// token_endpoint of the metadata.
 	DPoP DPoP
 
 	// Network puts the server on a network without sockets. Nil means TLS on a
