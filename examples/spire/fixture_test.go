@@ -15,6 +15,7 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/examples/spire/apache"
 	"github.com/taskcred/taskcred/examples/spire/authz"
 	"github.com/taskcred/taskcred/examples/spire/panva"
 	"github.com/taskcred/taskcred/examples/spire/spire"
@@ -139,25 +140,30 @@ func open(ctx context.Context, sp *spire.SPIRE, e spire.Entry) (*workload.Source
 
 // need skips a test that cannot run here, and says how to make it run. Where CI
 // is set that is a failure: nobody reads there what was skipped.
-func need(t testing.TB, there bool, what string) {
+func need(t testing.TB, there bool, what, how string) {
 	t.Helper()
 	switch {
 	case there:
 	case os.Getenv("CI") != "":
-		t.Fatalf("%s is not there; run before: %s", what, install)
+		t.Fatalf("%s is not there; run before: %s", what, how)
 	default:
-		t.Skipf("%s is not there; to bring it, run: %s", what, install)
+		t.Skipf("%s is not there; to bring it, run: %s", what, how)
 	}
 }
 
 func needSPIRE(t testing.TB) {
 	t.Helper()
-	need(t, spire.Built(), "SPIRE "+spire.Version)
+	need(t, spire.Built(), "SPIRE "+spire.Version, install)
 }
 
 func needServer(t testing.TB, name string) {
 	t.Helper()
-	need(t, name != "panva" || panva.Installed(), "oidc-provider")
+	need(t, name != "panva" || panva.Installed(), "oidc-provider", install)
+}
+
+func needApache(t testing.TB) {
+	t.Helper()
+	need(t, apache.Installed(), "Apache with mod_oauth2", apache.Install)
 }
 
 // each runs a test at each server.

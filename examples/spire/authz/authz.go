@@ -3,6 +3,8 @@
 // itself by its SPIFFE identity.
 package authz
 
+import "slices"
+
 // Config is an authorization server's configuration.
 type Config struct {
 	// TrustDomains are the trust domains whose workloads are recognised, each with
@@ -16,9 +18,19 @@ type Config struct {
 	Clients   []Client   `json:"clients"`
 	Resources []Resource `json:"resources"`
 
-	// TLS makes the server speak TLS, and take clients that authenticate with their
-	// X.509-SVID. Nil means plain http, on loopback.
+	// TLS makes the server speak TLS, and take clients that show their X.509-SVID,
+	// at endpoints of their own (RFC 8705 section 5). Nil means plain http, on
+	// loopback.
 	TLS *TLS `json:"tls,omitempty"`
+
+	// DPoPNonces makes the server want a nonce that it gave in every DPoP proof
+	// (RFC 9449 sections 8 and 9). Otherwise it gives none.
+	DPoPNonces bool `json:"dpopNonces,omitempty"`
+}
+
+// Binds reports whether the server is to bind tokens, or to know bound ones.
+func (c Config) Binds() bool {
+	return c.DPoPNonces || slices.ContainsFunc(c.Clients, func(c Client) bool { return c.DPoPBound || c.CertificateBound })
 }
 
 // IdentityProvider is where users sign in.
@@ -35,6 +47,12 @@ type Client struct {
 	MayActFor bool `json:"mayActFor,omitempty"`
 	// X509 makes it authenticate with its X.509-SVID in place of a JWT-SVID.
 	X509 bool `json:"x509,omitempty"`
+	// DPoPBound has it given no token without a DPoP proof (RFC 9449 section 5.2).
+	// A client that sends one is given a bound token in any case.
+	DPoPBound bool `json:"dpopBound,omitempty"`
+	// CertificateBound has its tokens bound to the certificate that it shows (RFC
+	// 8705 section 3), however it authenticates, and none given without.
+	CertificateBound bool `json:"certificateBound,omitempty"`
 }
 
 // Resource is a model, a store or a tool.

@@ -71,6 +71,8 @@ const provider = new Provider(issuer, {
     grant_types: ['client_credentials', EXCHANGE],
     redirect_uris: [],
     response_types: [],
+    dpop_bound_access_tokens: Boolean(c.dpopBound),
+    tls_client_certificate_bound_access_tokens: Boolean(c.certificateBound),
     ...(c.x509
       ? { token_endpoint_auth_method: 'tls_client_auth', tls_client_auth_san_uri: c.id }
       : { token_endpoint_auth_method: 'client_secret_post', client_secret: secret }),
@@ -82,8 +84,11 @@ const provider = new Provider(issuer, {
       token_endpoint: `${mutualOrigin}/token`,
       introspection_endpoint: `${mutualOrigin}/token/introspection`,
       revocation_endpoint: `${mutualOrigin}/token/revocation`,
+      userinfo_endpoint: `${mutualOrigin}/me`,
     },
   },
+  ttl: { AccessToken: (ctx, token) => token.resourceServer?.accessTokenTTL ?? 60 },
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   extraTokenClaims: (ctx) => (ctx.actor ? { act: ctx.actor } : undefined),
   features: {
     devInteractions: { enabled: false },
@@ -107,7 +112,11 @@ const provider = new Provider(issuer, {
         };
       },
     },
-    dPoP: { enabled: true },
+    dPoP: {
+      enabled: true,
+      nonceSecret: config.dpopNonces ? randomBytes(32) : undefined,
+      requireNonce: () => Boolean(config.dpopNonces),
+    },
     mTLS: {
       enabled: true,
       tlsClientAuth: true,
@@ -180,12 +189,21 @@ provider.registerGrantType(EXCHANGE, async (ctx) => {
   if (subject.sub !== client.clientId && !clients.get(client.clientId).mayActFor) throw new errors.UnauthorizedClient();
 
   const [resourceServer, ...others] = await grants.resolveRequestedResources(provider, ctx);
-  if (!resourceServer || others.length) throw new errors.InvalidTarget('exactly one resource must be asked for');
   const scopes = [...ctx.oidc.requestParamScopes];
-  const unknown = scopes.find((s) => !resourceServer.scopes.has(s));
-  if (unknown) throw new errors.InvalidScope('the resource has no such scope', unknown);
+  let grantId;
+  if (!resourceServer && scopes.join() === 'openid') {
+    // The one resource of this server's own is userinfo, which looks up what the
+    // user has agreed to.
+    const grant = new provider.Grant({ accountId: subject.sub, clientId: client.clientId });
+    grant.addOIDCScope('openid');
+    grantId = await grant.save();
+  } else {
+    if (!resourceServer || others.length) throw new errors.InvalidTarget('exactly one resource must be asked for');
+    const unknown = scopes.find((s) => !resourceServer.scopes.has(s));
+    if (unknown) throw new errors.InvalidScope('the resource has no such scope', unknown);
+  }
 
-  const token = new provider.AccessToken({ accountId: subject.sub, client, resourceServer, scope: scopes.join(' ') || undefined });
+  const token = new provider.AccessToken({ accountId: subject.sub, client, grantId, resourceServer, scope: scopes.join(' ') || undefined });
   const cert = grants.checkMtlsCert(provider, ctx);
   if (cert) token.setThumbprint('x5t', cert);
   grants.checkDpopRequired(provider, ctx, dPoP);

@@ -29,6 +29,9 @@ func Start(c authz.Config) (*Server, error) {
 	if c.TLS != nil {
 		return nil, errors.New("this server takes no X.509-SVIDs")
 	}
+	if c.Binds() {
+		return nil, errors.New("this server binds no tokens")
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err

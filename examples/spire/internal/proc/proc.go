@@ -114,7 +114,8 @@ func Tail(log []byte) string {
 }
 
 // PortTaken reports whether a program has ended because somebody else was
-// quicker at a port that was free when it was chosen.
+// quicker at a port that was free when it was chosen. Some write that with a
+// capital letter.
 func PortTaken(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "address already in use")
+	return err != nil && strings.Contains(strings.ToLower(err.Error()), "address already in use")
 }
