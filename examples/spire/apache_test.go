@@ -45,6 +45,17 @@ func TestApache(t *testing.T) {
 	}
 	a.Trust(set)
 
+	// It has forgotten what it knew of a token when that has expired.
+	short := as.issue(t, map[string]any{"sub": "alice", "aud": a.Bearer(), "exp": time.Now().Add(4 * time.Second).Unix()})
+	if got := w.get(t, a.Bearer(), "Bearer", short); got.status != http.StatusOK {
+		t.Errorf("got %+v", got)
+	}
+	for end := time.Now().Add(20 * time.Second); w.get(t, a.Bearer(), "Bearer", short).status == http.StatusOK; time.Sleep(time.Second / 2) {
+		if time.Now().After(end) {
+			t.Fatal("a token that has expired is good for ever")
+		}
+	}
+
 	at := a.DPoP()
 	bound := issue(at, toMe)
 	proof := func(change func(map[string]any)) string {

@@ -406,6 +406,22 @@ func TestDPoPNonce(t *testing.T) {
 	}
 }
 
+// A server that cannot bind tokens does not start where it is asked to: it would
+// give out ones that are good for anybody.
+func TestBindsNothing(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]authz.Config{
+		"nonces":            {DPoPNonces: true},
+		"DPoP-bound":        {Clients: []authz.Client{{ID: "spiffe://example.org/agent", DPoPBound: true}}},
+		"certificate-bound": {Clients: []authz.Client{{ID: "spiffe://example.org/agent", CertificateBound: true}}},
+	} {
+		if s, err := startServer(t.Context(), "zitadel", c); err == nil {
+			s.Close()
+			t.Errorf("%s: it started", name)
+		}
+	}
+}
+
 // Userinfo is a resource server that checks all that RFC 9449 asks for, the hash
 // of the token included, which Apache does not.
 func TestUserinfo(t *testing.T) {

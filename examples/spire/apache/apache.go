@@ -4,11 +4,32 @@
 // mod_oauth2, an ordinary child process on a free loopback port, with a
 // configuration of its own. The machine's own Apache, if it runs one, is left
 // alone.
+//
+// What mod_oauth2 3.3.1 with liboauth2 1.4.5 looks at in a DPoP proof, found by
+// experiment; it follows a draft that is older than RFC 9449:
+//
+//	jkt        the key must be the token's cnf.jkt; a token without one is refused
+//	typ        dpop+jwt
+//	signature  yes
+//	htm        yes, whatever the case; a proof without it ends the server's process
+//	htu        yes, and so does a proof without it; the query of the request is
+//	           ignored, one in the proof is not
+//	iat        required, five seconds around now; a minute here
+//	jti        not required; a second use of the very same proof is refused, for as
+//	           long as dpop.expiry says, and another proof with the same jti is not
+//	ath        no
+//	nonce      no, and it gives none
+//	scheme     the one that is configured, whatever the case: DPoP here, not Bearer
+//	header     one proof, not several
+//
+// Its challenge says Bearer, always, and is missing where only the audience is
+// wrong. It looks at neither audience nor issuer by itself. Of a certificate that
+// a token is bound to it compares the hash; who vouches for it is looked at in
+// the handshake.
 package apache
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -64,7 +85,7 @@ func Start(ctx context.Context, files *authz.TLS) (*Server, error) {
 		}
 		s.Close()
 		if try == 3 || !proc.PortTaken(err) {
-			return nil, fmt.Errorf("Apache does not start: %w", err)
+			return nil, fmt.Errorf("starting Apache: %w", err)
 		}
 	}
 }
@@ -112,9 +133,12 @@ func (s *Server) start(ctx context.Context, files *authz.TLS) (err error) {
 		return err
 	}
 	return s.process.Wait(ctx, func(ctx context.Context) error {
-		// Whoever answers is ours: another could not have the port while this one runs.
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-		c, err := d.DialContext(ctx, "tcp", s.address())
+		// Apache writes this when it has the port. Without it, somebody else might be
+		// who answers there.
+		if _, err := os.Stat(filepath.Join(s.Dir, "pid")); err != nil {
+			return err
+		}
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", s.address())
 		if err == nil {
 			c.Close()
 		}
@@ -152,7 +176,9 @@ func (s *Server) giveAway() error {
 	})
 }
 
-// Trust makes it accept what the keys in the JSON Web Key Set jwks have signed.
+// Trust makes it accept what the keys in the JSON Web Key Set jwks have signed. It
+// fetches them when it needs one that it does not have; a key that it has, it
+// keeps for a day.
 func (s *Server) Trust(jwks []byte) { s.keys.set.Store(&jwks) }
 
 // Bearer is where a token is enough. That is for comparison: a token that is bound

@@ -13,11 +13,12 @@ import (
 // authenticate afterwards. It is not demanded there, so that a call without one
 // gets an answer.
 //
-// The module caches what it has verified, and keys, and takes a key that it does
-// not know as a reason to ask again.
+// The audience is checked here since the module does not do it by itself. It also
+// keeps what it has verified, for five minutes unless expiry says otherwise, and
+// does not look at the time again: a token would outlive itself.
 //
-// The audience is checked here since the module does not do it by itself. The
-// filter for server-side includes lets a file answer to POST, and say who called.
+// The filter for server-side includes lets a file answer to POST, and say who
+// called.
 var config = template.Must(template.New("httpd.conf").Parse(`
 ServerRoot "{{.Dir}}"
 DefaultRuntimeDir "{{.Dir}}"
@@ -68,9 +69,9 @@ var modules = []string{"mpm_event", "authn_core", "authz_core", "include", "mime
 type location struct{ Path, Scheme, Options string }
 
 var locations = []location{
-	{"bearer", "Bearer", "verify.exp=required"},
-	{"dpop", "DPoP", "verify.exp=required&type=dpop&dpop.iat.slack.before=60&dpop.iat.slack.after=60&dpop.expiry=120"},
-	{"mtls", "Bearer", "verify.exp=required&type=mtls&mtls.policy=required"},
+	{"bearer", "Bearer", "expiry=1&verify.exp=required"},
+	{"dpop", "DPoP", "expiry=1&verify.exp=required&type=dpop&dpop.iat.slack.before=60&dpop.iat.slack.after=60&dpop.expiry=120"},
+	{"mtls", "Bearer", "expiry=1&verify.exp=required&type=mtls&mtls.policy=required"},
 }
 
 // write puts the configuration, and a file to serve at each location, into the
