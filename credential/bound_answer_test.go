@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,13 +34,13 @@ import (
 type binder struct {
 	*mint
 	certs   func() (*tls.Certificate, error)
-	confirm func() (credential.Confirmation, error)
+	confirm func(secret.Text) (credential.Confirmation, error)
 }
 
 func (b *binder) Certificate() (*tls.Certificate, error) { return b.certs() }
 
-func (b *binder) Confirm(context.Context, secret.Text) (credential.Confirmation, error) {
-	return b.confirm()
+func (b *binder) Confirm(_ context.Context, t secret.Text) (credential.Confirmation, error) {
+	return b.confirm(t)
 }
 
 // jwtWith returns a JWT with claims, which nobody signed. It is for tool "pay".
@@ -124,6 +125,7 @@ func TestBindingAnswers(t *testing.T) {
 		{"required, opaque Bearer", credential.RequireDPoP, "Bearer", nil, says("jkt"), refused, false},
 
 		{"preferred, bound", credential.PreferDPoP, "DPoP", ours, nil, used, true},
+		{"preferred, no cnf", credential.PreferDPoP, "DPoP", none, nil, refused, false},
 		{"preferred, Bearer", credential.PreferDPoP, "Bearer", none, nil, asBearer, false},
 		{"preferred, opaque Bearer", credential.PreferDPoP, "Bearer", nil, nil, asBearer, false},
 		{"preferred, Bearer that is bound", credential.PreferDPoP, "Bearer", ours, nil, refused, false},
@@ -164,7 +166,7 @@ func TestBindingAnswers(t *testing.T) {
 				credential.Certified
 			}{m, &binder{certs: certs}}
 			if c.confirm != nil {
-				issuer = &binder{mint: m, certs: certs, confirm: func() (credential.Confirmation, error) {
+				issuer = &binder{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {
 					is := mine
 					if err := c.confirm(&is); err != nil {
 						return credential.Confirmation{}, err
@@ -336,7 +338,7 @@ func TestBindingPanics(t *testing.T) {
 	opaque := &mint{ttl: time.Minute}
 	_, certs := certificates(t)
 	for name, issuer := range map[string]credential.Issuer[scope.Tool]{
-		"Confirm":     &binder{mint: opaque, certs: certs, confirm: func() (credential.Confirmation, error) { panic("x") }},
+		"Confirm":     &binder{mint: opaque, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) { panic("x") }},
 		"Certificate": &binder{mint: opaque, certs: func() (*tls.Certificate, error) { panic("x") }},
 		"none":        &binder{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, nil }},
 		"fails":       &binder{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, errors.New("secret text") }},
@@ -419,14 +421,23 @@ type tlsEcho struct {
 	answer func(http.ResponseWriter, *http.Request)
 	mu     sync.Mutex // guards what follows
 	seen   []http.Header
-	certs  []string // thumbprints, "" for none
-	conns  map[string]bool
+	certs  []string     // thumbprints, "" for none
+	open   atomic.Int64 // connections
 }
 
 func newTLSEcho(t testing.TB) *tlsEcho {
 	t.Helper()
-	e := &tlsEcho{conns: map[string]bool{}}
+	e := &tlsEcho{}
 	s := httptest.NewUnstartedServer(e)
+	s.EnableHTTP2 = true
+	s.Config.ConnState = func(_ net.Conn, now http.ConnState) {
+		switch now {
+		case http.StateNew:
+			e.open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			e.open.Add(-1)
+		}
+	}
 	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
@@ -450,7 +461,6 @@ func (e *tlsEcho) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e.mu.Lock()
 	e.seen, e.certs = append(e.seen, r.Header), append(e.certs, cert)
-	e.conns[r.RemoteAddr] = true
 	e.mu.Unlock()
 	if e.answer != nil {
 		e.answer(w, r)

@@ -19,6 +19,7 @@ import (
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
@@ -787,5 +788,111 @@ func TestMutualTLSWithoutCertificate(t *testing.T) {
 	source.rotate(t)
 	if status, err := p.call(ctx, "GET", nil); status != 200 {
 		t.Errorf("afterwards: %d, %v", status, err)
+	}
+}
+
+// certifiedMint binds what it mints to the certificate, by its own word.
+func certifiedMint(source *rotating, before func(context.Context) error) (*binder, *mint) {
+	var mu sync.Mutex
+	is := map[string]string{}
+	m := &mint{ttl: time.Minute, before: before, answer: func(r credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+		mu.Lock()
+		defer mu.Unlock()
+		is[secret.Reveal(resp.AccessToken)] = mutual.Thumbprint(r.Certificate().Certificate[0])
+		return nil
+	}}
+	return &binder{mint: m, certs: source.Certificate, confirm: func(token secret.Text) (credential.Confirmation, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return credential.Confirmation{Method: credential.ConfirmCertificate, Thumbprint: is[secret.Reveal(token)]}, nil
+	}}, m
+}
+
+// A credential that comes after its certificate was replaced serves those who
+// waited for it, and nobody else.
+func TestMutualTLSRotationDuringIssuing(t *testing.T) {
+	workload, source := newRotating(t)
+	domain, _ := certificates(t)
+	workload(domain)
+	begun, gate := make(chan struct{}, 1), make(chan struct{})
+	var first atomic.Bool
+	issuer, m := certifiedMint(source, func(context.Context) error {
+		if first.CompareAndSwap(false, true) {
+			begun <- struct{}{}
+			<-gate
+		}
+		return nil
+	})
+	echo := newTLSEcho(t)
+	b := newBroker(t, issuer, func(o *credential.BrokerOptions) { o.Binding, o.Base = credential.RequireMutualTLS, echo.base })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	client := b.Client(tool(t, "pay"))
+	get := func() error {
+		resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		return err
+	}
+	waited := make(chan error)
+	go func() { waited <- get() }()
+	<-begun
+	source.rotate(t)
+	if err := get(); err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the one of the old certificate is revoked", func() bool { return len(m.alive()) == 1 })
+	if len(echo.certs) != 2 || echo.certs[0] == echo.certs[1] {
+		t.Errorf("the tool saw the certificates %v", echo.certs)
+	}
+}
+
+// Connections that show a certificate which is no longer ours end with the
+// calls on them, over HTTP/1.1 and HTTP/2.
+func TestMutualTLSDrains(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		workload, source := newRotating(t)
+		domain, _ := certificates(t)
+		workload(domain)
+		issuer, _ := certifiedMint(source, nil)
+		echo := newTLSEcho(t)
+		echo.base.ForceAttemptHTTP2 = http2
+		hold, held := make(chan struct{}), make(chan struct{}, 1)
+		echo.answer = func(w http.ResponseWriter, r *http.Request) {
+			if (r.ProtoMajor == 2) != http2 {
+				t.Errorf("spoke %s", r.Proto)
+			}
+			if r.Method == "POST" {
+				w.WriteHeader(200)
+				_ = http.NewResponseController(w).Flush()
+				held <- struct{}{}
+				<-hold
+			}
+		}
+		b := newBroker(t, issuer, func(o *credential.BrokerOptions) { o.Binding, o.Base = credential.RequireMutualTLS, echo.base })
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		client := b.Client(tool(t, "pay"))
+		slow, err := client.Do(request(t, ctx, "POST", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-held
+		source.rotate(t)
+		resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if n := echo.open.Load(); n != 2 {
+			t.Errorf("%d connections while the old one is in use", n)
+		}
+		close(hold)
+		_, _ = io.Copy(io.Discard, slow.Body)
+		_ = slow.Body.Close()
+		eventually(t, "the old connection is closed", func() bool { return echo.open.Load() == 1 })
 	}
 }

@@ -1,6 +1,6 @@
 package main
 
-var mutants = []mutant{
+var general = []mutant{
 	// identity: who we are (the first one takes longest, and runs beside the others)
 	{
 		defence: "a watch that ended begins again",

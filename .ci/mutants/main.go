@@ -26,6 +26,8 @@ beside them, and not the whole by a timeout or a panic.
 Fails when one is not noticed, and when there is none to try.
 `
 
+var mutants = slices.Concat(general, bindings)
+
 func main() {
 	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), usage) }
 	flag.Parse()

@@ -1,0 +1,116 @@
+package main
+
+// bindings are those of tokens that are bound to a key or a certificate.
+var bindings = []mutant{
+	{
+		defence: "an unbound token is no DPoP token",
+		file:    "credential/verify.go",
+		old:     `case w.binding == RequireDPoP: // RFC 9449 section 5: it must be discarded`,
+		new:     `case false:`,
+		fails:   tests{"TestDPoPUnsupported"},
+	},
+	{
+		defence: "a token is bound to our key",
+		file:    "credential/verify.go",
+		old:     `case is != w.holder.is:`,
+		new:     `case false:`,
+		fails:   tests{"TestBindingAnswers/required, another key", "TestBindingAnswers/required, a certificate", "TestBindingAnswers/required, two at once", "TestBindingAnswers/required, empty cnf", "TestBindingAnswers/required, jkt is a list", "TestBindingAnswers/certificate, another", "TestBindingAnswers/certificate, a key", "TestBindingAnswers/certificate preferred, another"},
+	},
+	{
+		defence: "a DPoP token says its key",
+		file:    "credential/verify.go",
+		old:     `case c.Cnf == nil && v.bound:`,
+		new:     `case false:`,
+		fails:   tests{"TestBindingAnswers/preferred, no cnf"},
+	},
+	{
+		defence: "a token must be bound where that is required",
+		file:    "credential/verify.go",
+		old:     `case c.Cnf == nil && w.binding.required():`,
+		new:     `case false:`,
+		fails:   tests{"TestBindingAnswers/certificate, none", "TestMutualTLSUnbound"},
+	},
+	{
+		defence: "a Bearer token is not bound to a key",
+		file:    "credential/verify.go",
+		old:     `case w.holder == nil, w.binding.isDPoP() && !v.bound:`,
+		new:     `case w.holder == nil:`,
+		fails:   tests{"TestBindingAnswers/preferred, Bearer that is bound"},
+	},
+	{
+		defence: "introspection says our key",
+		file:    "credential/holder.go",
+		old:     `case is != w.holder.is || w.binding.isDPoP() && !l.bound:`,
+		new:     `case false:`,
+		fails:   tests{"TestBindingAnswers/required, opaque, another", "TestBindingAnswers/certificate, opaque, another", "TestBindingAnswers/preferred, opaque Bearer that is bound"},
+	},
+	{
+		defence: "nobody's word is no binding",
+		file:    "credential/holder.go",
+		old:     `if l.bound || !w.binding.required() {`,
+		new:     `if true {`,
+		fails:   tests{"TestBindingAnswers/certificate, opaque", "TestBindingAnswers/certificate, opaque, no word", "TestBindingAnswers/certificate, opaque, no answer", "TestBindingPanics"},
+	},
+	{
+		defence: "a bound credential stays in its transport",
+		file:    "credential/broker.go",
+		old: `	case l.bound:
+`,
+		new: `	case false:
+`,
+		fails: tests{"TestBoundIsNotPortable"},
+	},
+	{
+		defence: "a key ends with its task",
+		file:    "credential/end.go",
+		old: `	t.closeKeys()
+`,
+		new:   "",
+		fails: tests{"TestKeyPerTask"},
+	},
+	{
+		defence: "a certificate takes its credentials along",
+		file:    "credential/holder.go",
+		old: `	out := b.cache.removeBound(old)
+`,
+		new: `	var out []*lease
+`,
+		fails: tests{"TestMutualTLSRotation"},
+	},
+	{
+		defence: "nothing is kept of a certificate that was replaced",
+		file:    "credential/flight.go",
+		old:     `case k.holder != nil && k.holder.stale.Load(): // for those who wait, and for nobody else`,
+		new:     `case false:`,
+		fails:   tests{"TestMutualTLSRotationDuringIssuing"},
+	},
+	{
+		defence: "connections of a replaced certificate drain",
+		file:    "credential/use.go",
+		old:     `h != nil && h.stale.Load()`,
+		new:     `h != nil && false`,
+		fails:   tests{"TestMutualTLSDrains"},
+	},
+	{
+		defence: "a credential goes over connections of its certificate",
+		file:    "credential/transport.go",
+		old: `		carry = h.carry // also what is not bound: no other connection is better
+`,
+		new:   "",
+		fails: tests{"TestMutualTLS", "TestMutualTLSRotation"},
+	},
+	{
+		defence: "a proof that is not accepted blames no credential",
+		file:    "credential/transport.go",
+		old:     `resp.StatusCode == http.StatusUnauthorized && l.bound && proofFlaw(resp.Header) != "":`,
+		new:     `false:`,
+		fails:   tests{"TestNonceNever/tool", "TestProofSkew"},
+	},
+	{
+		defence: "certificates need TLS",
+		file:    "credential/transport.go",
+		old:     `if b.binding.isTLS() && req.URL.Scheme != "https" {`,
+		new:     `if false {`,
+		fails:   tests{"TestBindingOptions"},
+	},
+}
