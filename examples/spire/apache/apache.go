@@ -177,8 +177,8 @@ func (s *Server) giveAway() error {
 }
 
 // Trust makes it accept what the keys in the JSON Web Key Set jwks have signed. It
-// fetches them when it needs one that it does not have; a key that it has, it
-// keeps for a day.
+// fetches them for the first token that none of the keys it has has signed, and
+// trusts those until then.
 func (s *Server) Trust(jwks []byte) { s.keys.set.Store(&jwks) }
 
 // Bearer is where a token is enough. That is for comparison: a token that is bound
