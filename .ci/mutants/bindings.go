@@ -13,7 +13,7 @@ var bindings = []mutant{
 		defence: "a token is bound to our key",
 		file:    "credential/verify.go",
 		old:     `case is != w.holder.is:`,
-		new:     `case false:`,
+		new:     `case is == Confirmation{}:`,
 		fails:   tests{"TestBindingAnswers/required, another key", "TestBindingAnswers/required, a certificate", "TestBindingAnswers/required, two at once", "TestBindingAnswers/required, empty cnf", "TestBindingAnswers/required, jkt is a list", "TestBindingAnswers/certificate, another", "TestBindingAnswers/certificate, a key", "TestBindingAnswers/certificate preferred, another"},
 	},
 	{
