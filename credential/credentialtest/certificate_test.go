@@ -175,6 +175,7 @@ func testCertificateBound(t *testing.T, opaque bool) {
 	unbound := postProofs(t, m.as.Transport(), endpoint, m.asserted(t, other)).text("access_token")
 	h := newHolder(t)
 	both := postProofs(t, shows(t, m.as.Transport(), own), endpoint, m.form(agent), h.good(t, endpoint)).text("access_token")
+	proved := postProofs(t, m.as.Transport(), endpoint, m.asserted(t, other), h.good(t, endpoint)).text("access_token")
 	withProof := func() http.Header { return dpopHeader(both, h.proof(t, "GET", m.pay.URL(), both, nil)) }
 	for _, tt := range []struct {
 		name   string
@@ -190,6 +191,7 @@ func testCertificateBound(t *testing.T, opaque bool) {
 		{"unbound", nil, bearerHeader(unbound), 200},
 		{"unbound, with a certificate", own, bearerHeader(unbound), 200},
 		{"both", own, withProof(), 200},
+		{"a proof, with a certificate", own, dpopHeader(proved, h.proof(t, "GET", m.pay.URL(), proved, nil)), 200},
 		{"both, no certificate", nil, withProof(), 401},
 		{"both, another's certificate", others, withProof(), 401},
 		{"both, no proof", own, bearerHeader(both), 401},

@@ -165,3 +165,27 @@ func TestNonceProbe(t *testing.T) {
 		t.Errorf("Bearer: status %d, nonces %q, %q", got.status, got.header.Get("DPoP-Nonce"), bearer.header.Get("DPoP-Nonce"))
 	}
 }
+
+// TestNonceFlood: nonces that nobody uses do not pile up.
+func TestNonceFlood(t *testing.T) {
+	w := newWorld(t, func(o *credentialtest.ServerOptions) { o.DPoP.Nonces = credentialtest.NonceOnce })
+	h := newHolder(t)
+	ask := func(nonce string) answer {
+		return w.ask(t, w.credentials(t), h.proof(t, "POST", w.as.URL()+"/token", "", claim("nonce", nonce)))
+	}
+	flood := func(n int) {
+		for range n {
+			w.ask(t, nil, "x")
+		}
+	}
+	kept := ask("").header.Get("DPoP-Nonce")
+	flood(4095)
+	if a := ask(kept); a.status != 200 {
+		t.Errorf("the oldest of 4,096: status %d", a.status)
+	}
+	lost := ask("").header.Get("DPoP-Nonce")
+	flood(4096)
+	if a := ask(lost); a.status != 400 {
+		t.Errorf("the oldest of 4,097: status %d", a.status)
+	}
+}

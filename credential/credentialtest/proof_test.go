@@ -357,11 +357,13 @@ func TestProofReplay(t *testing.T) {
 		if a := w.ask(t, w.credentials(t), misdirected); a.text("error") != "invalid_dpop_proof" {
 			t.Fatalf("error %q", a.text("error"))
 		}
+		var late string // a refused proof by whose iat it could still be used
 		for range 2 {
+			late = h.proof(t, "POST", endpoint, "", claim("jti", "one"))
 			for name, p := range map[string]string{
 				"accepted before":               used,
 				"with a refused request before": refused,
-				"jti of a bad proof":            h.proof(t, "POST", endpoint, "", claim("jti", "one")),
+				"jti of a bad proof":            late,
 				"another's jti":                 newHolder(t).proof(t, "POST", endpoint, "", claim("jti", "one")),
 			} {
 				if a := w.ask(t, w.credentials(t), p); a.status != 400 || a.text("error") != "invalid_dpop_proof" {
@@ -369,6 +371,10 @@ func TestProofReplay(t *testing.T) {
 				}
 			}
 			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		if a := w.ask(t, w.credentials(t), late); a.status != 400 {
+			t.Errorf("after the first proof with the jti is past: status %d", a.status)
 		}
 		time.Sleep(11 * time.Second)
 		if a := w.ask(t, w.credentials(t), h.proof(t, "POST", endpoint, "", claim("jti", "one"))); a.status != 200 {
@@ -417,9 +423,9 @@ func TestReplayInTheFuture(t *testing.T) {
 		if a := w.ask(t, w.credentials(t), p); a.status != 200 {
 			t.Fatalf("status %d", a.status)
 		}
-		for range 20 {
-			time.Sleep(time.Second)
-			for range 60 { // enough of them for the past to be swept away
+		for range 2 {
+			time.Sleep(10 * time.Second)
+			for range 1100 { // enough of them for the past to be swept away
 				w.ask(t, nil, h.good(t, endpoint))
 			}
 			if a := w.ask(t, w.credentials(t), p); !strings.Contains(a.text("error_description"), "used before") {
@@ -465,6 +471,8 @@ func testProofAtResource(t *testing.T, verify credentialtest.Verification) {
 		{"lower-case scheme", "", http.Header{"Authorization": {"dpop " + token}, "Dpop": {good()}}, 200, "", ""},
 		{"no proof", "", dpopHeader(token), 401, "invalid_dpop_proof", "DPoP"},
 		{"two proofs", "", dpopHeader(token, good(), good()), 401, "invalid_dpop_proof", "DPoP"},
+		{"escape in lower case", "/%C3%A9", dpopHeader(token, h.proof(t, "GET", r.URL()+"/%c3%a9", token, nil)), 200, "", ""},
+		{"escaped slash", "/a%2Fb", dpopHeader(token, h.proof(t, "GET", r.URL()+"/a/b", token, nil)), 401, "invalid_dpop_proof", "DPoP"},
 		{"for another path", "/42", dpopHeader(token, good()), 401, "invalid_dpop_proof", "DPoP"},
 		{"with the query", "?q=1", dpopHeader(token, h.proof(t, "GET", r.URL()+"?q=1", token, nil)), 401, "invalid_dpop_proof", "DPoP"},
 		{"for another method", "", dpopHeader(token, h.proof(t, "POST", r.URL(), token, nil)), 401, "invalid_dpop_proof", "DPoP"},
@@ -542,5 +550,20 @@ func TestRequestOfProof(t *testing.T) {
 	all := r.Requests()
 	if all[2].Scheme != "Bearer" || !all[2].Proof.IsZero() || all[2].JTI != "" || all[3].Scheme != "" || all[3].Proof.IsZero() || !all[3].Token.IsZero() {
 		t.Errorf("%+v", all[2:])
+	}
+}
+
+// TestProofForRoot: an empty path is "/".
+func TestProofForRoot(t *testing.T) {
+	w := newWorld(t, nil)
+	r := newResource(t, w, func(o *credentialtest.ResourceOptions) { o.URL, o.Audience = "https://root.test", resource })
+	h := newHolder(t)
+	token := w.bound(t, h)
+	for _, uri := range []string{"https://root.test", "https://root.test/"} {
+		for _, htu := range []string{"https://root.test", "https://root.test/"} {
+			if a := get(t, r.Transport(), uri, dpopHeader(token, h.proof(t, "GET", htu, token, nil))); a.status != 200 {
+				t.Errorf("%s with htu %s: status %d, challenge %s", uri, htu, a.status, a.header.Get("WWW-Authenticate"))
+			}
+		}
 	}
 }

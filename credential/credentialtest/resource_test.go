@@ -218,6 +218,12 @@ func TestResourceBelievesIntrospection(t *testing.T) {
 		{"aud", "https://other.test", 401},
 		{"exp", time.Now().Unix(), 401},
 		{"exp", "soon", 503},
+		{"cnf", nil, 200},
+		{"cnf", map[string]any{}, 401},
+		{"cnf", map[string]any{"kid": "of no kind that is known"}, 401},
+		{"cnf", map[string]any{"jkt": "x"}, 401},
+		{"cnf", map[string]any{"x5t#S256": "x"}, 401},
+		{"cnf", "x", 503},
 	} {
 		answer = map[string]any{"active": true, "iss": issuer, "aud": resource, "scope": "refunds:create", "exp": time.Now().Unix() + 60}
 		answer[tt.member] = tt.value
