@@ -104,15 +104,14 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
 	}
 	// What it left may ask for more than s did, and may have come late.
+	k := key{task: t, scope: s.Any()}
 	now := readClock()
-	if err := fits(t, s.Any(), now, portable); err != nil {
-		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
+	if err := fits(t, k.scope, now, portable); err != nil {
+		return nil, s, b.deny(ctx, t, k.scope, err, nil)
 	}
-	h, err := b.holder(ctx, t)
-	if err != nil {
-		return nil, s, b.deny(ctx, t, s.Any(), named(err, s.Name()), nil)
+	if k.holder, err = b.holder(ctx, t); err != nil {
+		return nil, s, b.deny(ctx, t, k.scope, named(err, s.Name()), nil)
 	}
-	k := key{task: t, scope: s.Any(), holder: h}
 	for range attempts {
 		l, err := b.take(ctx, t, s, k, now)
 		if err != nil {

@@ -147,12 +147,17 @@ func (l *lease) end() {
 }
 
 // acquire notes one more call that carries the token. It fails when the token
-// has been retired meanwhile.
+// has been retired meanwhile. Calls that carry one that was handed out are not
+// counted any more: nothing waits for the last of them, and they need not meet
+// at the counter.
 func (l *lease) acquire() bool {
 	for {
 		n := l.uses.Load()
-		if n&retiredBit != 0 || l.isDead() {
+		switch {
+		case n&retiredBit != 0 || l.isDead():
 			return false
+		case n&looseBit != 0 && !l.once:
+			return true
 		}
 		next := n + 1
 		if l.once {
@@ -167,7 +172,7 @@ func (l *lease) acquire() bool {
 // release notes that a call is over. The last one of a retired token has it
 // revoked.
 func (l *lease) release() {
-	if l.uses.Add(^uint64(0)) == retiredBit {
+	if l.uses.Load()&looseBit == 0 && l.uses.Add(^uint64(0)) == retiredBit {
 		l.end()
 	}
 }

@@ -121,6 +121,9 @@ func (c *taskContext) String() string { return (*Task)(c).String() }
 // TaskFrom returns the innermost task or step that ctx carries, nil when there
 // is none.
 func TaskFrom(ctx context.Context) *Task {
+	if c, ok := ctx.(*taskContext); ok { // as StartTask returned it
+		return (*Task)(c)
+	}
 	t, _ := ctx.Value(taskKey{}).(*Task)
 	return t
 }

@@ -37,42 +37,61 @@ func (k Kind) String() string {
 // be had from a scope) and safe for concurrent use. The zero Any covers
 // nothing.
 type Any struct {
-	h unique.Handle[facts] // one word: an Any is hashed and compared on every call
+	h unique.Handle[record] // one word: an Any is hashed and compared on every call
+}
+
+// record is what a handle leads to. A handle gives out copies: what every call
+// asks is read apart from the rest.
+type record struct {
+	terms terms
+	facts unique.Handle[facts]
+}
+
+// terms are the facts that are no text.
+type terms struct {
+	kind           Kind
+	singleUse      bool
+	requireSubject bool
+	acceptNarrower bool
 }
 
 // facts is a Spec after parsing, in comparable form: lists are sorted, free of
 // repetitions and joined by a space, which no element may hold.
 type facts struct {
-	kind           Kind
-	name           string
-	scheme         string
-	host           string // lower case, with the port unless it is the default one
-	path           string // escaped, without a trailing slash; "" covers all paths
-	slash          bool   // the endpoint was written with a trailing slash
-	methods        string
-	permissions    string
-	audience       string
-	details        string
-	maxTTL         time.Duration
-	singleUse      bool
-	requireSubject bool
-	acceptNarrower bool
+	terms
+	name        string
+	scheme      string
+	host        string // lower case, with the port unless it is the default one
+	path        string // escaped, without a trailing slash; "" covers all paths
+	slash       bool   // the endpoint was written with a trailing slash
+	methods     string
+	permissions string
+	audience    string
+	details     string
+	maxTTL      time.Duration
 }
 
 // Any returns a itself, so that an Any goes wherever a scope does in a list.
 func (a Any) Any() Any { return a }
 
 // Kind returns which of the three types a holds.
-func (a Any) Kind() Kind { return a.facts().kind }
+func (a Any) Kind() Kind { return a.terms().kind }
 
 // IsZero reports whether a was never made.
 func (a Any) IsZero() bool { return a == Any{} }
 
-func (a Any) facts() facts {
+func (a Any) terms() terms {
 	if a.IsZero() {
-		return facts{}
+		return terms{}
 	}
-	return a.h.Value()
+	return a.h.Value().terms
+}
+
+func (a Any) facts() (f facts) {
+	if !a.IsZero() {
+		f = a.h.Value().facts.Value()
+	}
+	return f
 }
 
 // Name returns the Spec's Name, "" for the zero Any.
@@ -124,13 +143,13 @@ func (a Any) Details() string { return a.facts().details }
 func (a Any) MaxTTL() time.Duration { return a.facts().maxTTL }
 
 // SingleUse returns the Spec's SingleUse.
-func (a Any) SingleUse() bool { return a.facts().singleUse }
+func (a Any) SingleUse() bool { return a.terms().singleUse }
 
 // RequireSubject returns the Spec's RequireSubject.
-func (a Any) RequireSubject() bool { return a.facts().requireSubject }
+func (a Any) RequireSubject() bool { return a.terms().requireSubject }
 
 // AcceptNarrower returns the Spec's AcceptNarrower.
-func (a Any) AcceptNarrower() bool { return a.facts().acceptNarrower }
+func (a Any) AcceptNarrower() bool { return a.terms().acceptNarrower }
 
 // Spec returns the description a was made from, in normal form. The result is
 // the caller's own.
@@ -178,7 +197,7 @@ func (a Any) Covers(method string, u *url.URL) error {
 	case !hasWord(f.methods, method):
 		return fmt.Errorf("scope: %s: method %q is not among %s", f.name, clip(method), f.methods)
 	default:
-		return coversPath(f, u)
+		return coversPath(&f, u)
 	}
 }
 
@@ -190,7 +209,7 @@ func (a Any) Includes(b Any) bool {
 	if a.IsZero() || b.IsZero() {
 		return false
 	}
-	return a == b || outside(a.h.Value(), b.h.Value()) == ""
+	return a == b || outside(a.facts(), b.facts()) == ""
 }
 
 // Narrow makes a scope that a includes. Fields of s that are left at their
@@ -230,7 +249,7 @@ func (a Any) Narrow(s Spec) (Any, error) {
 	if err != nil {
 		return Any{}, err
 	}
-	if field := outside(a.h.Value(), b.h.Value()); field != "" {
+	if field := outside(a.facts(), b.facts()); field != "" {
 		return Any{}, fmt.Errorf("scope: Spec.%s is not within that of %s; a narrower scope may only take away", field, a)
 	}
 	return b, nil

@@ -15,13 +15,10 @@ import (
 // parse is the door: what passes here cannot be wrong later.
 func parse(kind Kind, s Spec) (Any, error) {
 	f := facts{
-		kind:           kind,
-		name:           s.Name,
-		audience:       s.Audience,
-		maxTTL:         s.MaxTTL,
-		singleUse:      s.SingleUse,
-		requireSubject: s.RequireSubject,
-		acceptNarrower: s.AcceptNarrower,
+		terms:    terms{kind, s.SingleUse, s.RequireSubject, s.AcceptNarrower},
+		name:     s.Name,
+		audience: s.Audience,
+		maxTTL:   s.MaxTTL,
 	}
 	fail := func(field string, value any, err error) (Any, error) {
 		return Any{}, fmt.Errorf("scope: Spec.%s %q: %w", field, value, err)
@@ -57,7 +54,7 @@ func parse(kind Kind, s Spec) (Any, error) {
 	}
 	f.methods = words(s.Methods)
 	f.permissions = words(s.Permissions)
-	return Any{unique.Make(f)}, nil
+	return Any{unique.Make(record{f.terms, unique.Make(f)})}, nil
 }
 
 func checkName(s string) error {

@@ -10,7 +10,7 @@ import (
 
 // coversPath is the part of [Any.Covers] that reads the path. It works on the
 // escaped form, because that is what goes on the wire.
-func coversPath(f facts, u *url.URL) error {
+func coversPath(f *facts, u *url.URL) error {
 	p := u.EscapedPath()
 	if err := checkPath(p); err != nil {
 		return fmt.Errorf("scope: %s: the path %w", f.name, err)

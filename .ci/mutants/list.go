@@ -228,7 +228,7 @@ var general = []mutant{
 	{
 		defence: "every field is part of the value",
 		file:    "scope/parse.go",
-		old: `		audience:       s.Audience,
+		old: `		audience: s.Audience,
 `,
 		new:   "",
 		fails: tests{"TestScopesAreValues"},
@@ -803,8 +803,8 @@ var general = []mutant{
 	{
 		defence: "a JWT is bound to no key",
 		file:    "credential/verify.go",
-		old:     `if c.Cnf != nil {`,
-		new:     `if false {`,
+		old:     `case c.Cnf == nil:`,
+		new:     `case c.Cnf == nil || w.holder == nil:`,
 		fails:   tests{"TestAnswers/JWT bound to a key"},
 	},
 	{
@@ -824,9 +824,9 @@ var general = []mutant{
 	{
 		defence: "a token is a Bearer token",
 		file:    "credential/verify.go",
-		old:     `if !strings.EqualFold(r.TokenType, "Bearer") {`,
-		new:     `if false {`,
-		fails:   tests{"TestAnswers/DPoP", "TestAnswers/N_A", "TestAnswers/no token type"},
+		old:     `case !strings.EqualFold(r.TokenType, "Bearer"):`,
+		new:     `case false:`,
+		fails:   tests{"TestAnswers/N_A", "TestAnswers/no token type"},
 	},
 	{
 		defence: "details are those asked for",
