@@ -36,6 +36,10 @@ func TestDependencies(t *testing.T) {
 		{"scope/policy", []map[string]string{heavy, light, {module + "identity": "a policy sees strings"}}, []string{}},
 		{"identity", []map[string]string{heavy, light, {module + "scope": "scope and identity do not know each other"}}, []string{"github.com/spiffe/go-spiffe/v2/spiffeid"}},
 		{"identity/secret", []map[string]string{heavy, light}, []string{}},
+		{"credential/dpop", []map[string]string{heavy, {
+			module + "scope": "is for callers", module + "identity": "is for callers", module + "credential/exchange": "is for callers",
+			"github.com/go-jose/go-jose/v4": "reads tokens, which this does not",
+		}}, []string{"github.com/hashicorp/golang-lru/v2"}},
 		{"credential", []map[string]string{heavy, {"golang.org/x/oauth2": "belongs to credential/exchange", module + "credential/exchange": "arrows run down"}},
 			[]string{"github.com/spiffe/go-spiffe/v2/spiffeid", "github.com/hashicorp/golang-lru/v2", "github.com/go-jose/go-jose/v4"}},
 		{"credential/exchange", []map[string]string{heavy},

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// header returns a copy of h in which our proof and token are the only ones. A
-// server may take an underscore for a hyphen (RFC 3875 section 4.1.18). Without a
-// token the caller's Authorization stays: at a token endpoint the client may
-// authenticate with it (RFC 6749 section 2.3.1).
+// header returns a copy of h in which our proof and token are the only ones,
+// however somebody spelled another. Without a token the caller's Authorization
+// stays: at a token endpoint the client may authenticate with it (RFC 6749
+// section 2.3.1).
 //
 // net/http sends a request of any method a second time where it has a key that
 // is spelled like this, be it without a value. In lower case it does not know
@@ -16,8 +16,8 @@ import (
 func header(h http.Header, token, proof string) http.Header {
 	out := make(http.Header, len(h)+2)
 	for k, v := range h {
-		switch name := http.CanonicalHeaderKey(strings.ReplaceAll(k, "_", "-")); {
-		case name == "Dpop", name == "Authorization" && token != "":
+		switch {
+		case strings.EqualFold(k, "Dpop"), strings.EqualFold(k, "Authorization") && token != "":
 			continue
 		case k == "Idempotency-Key", k == "X-Idempotency-Key":
 			k = strings.ToLower(k)

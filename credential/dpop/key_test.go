@@ -229,11 +229,9 @@ func TestCloseInARace(t *testing.T) {
 				}
 			})
 		}
+		<-signing
 		for range 2 {
-			wg.Go(func() {
-				<-signing
-				k.Close()
-			})
+			wg.Go(k.Close)
 		}
 		wg.Wait()
 	}

@@ -1,4 +1,9 @@
-// Package challenge reads WWW-Authenticate headers (RFC 9110 section 11.6.1).
+// Package challenge reads WWW-Authenticate headers (RFC 9110 section 11.6.1):
+//
+//	for _, c := range challenge.Parse(line) {
+//		if c.Scheme == "dpop" && c.Params["error"] == "use_dpop_nonce" {
+//
+// It knows no scheme; what a challenge asks for is for the packages that use it.
 package challenge
 
 import "strings"
