@@ -212,9 +212,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 
 // ask has the policy decide, and returns what it left of s, or s and why not.
 func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
-	r := policy.Request{Scope: s.Any(), Facts: t.facts, Call: call}
-	r.Facts.Workload = b.workload
-	d, detail := decide(ctx, b.policy, &r)
+	d, detail := b.decide(ctx, t, s.Any(), call)
 	switch {
 	case !d.Allow || detail != "":
 	case d.Narrow.IsZero():

@@ -1,12 +1,11 @@
 package credential
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-
-	"github.com/taskcred/taskcred/scope"
 )
 
 // cache keeps live leases by key, bounded, the least recently used out first.
@@ -72,8 +71,9 @@ func (c *cache) put(k key, l *lease) (out []*lease) {
 		}
 	}
 	c.lru.Add(k, l)
+	l.touched.Store(readClock().mono)
 	c.held[root]++
-	k.task.reach.put(c, l)
+	k.task.reach.put(l)
 	if c.evicted != nil {
 		out = append(out, c.evicted)
 	}
@@ -98,64 +98,35 @@ func (c *cache) removeBound(h *holder) (out []*lease) {
 	return out
 }
 
-// reach holds what a task put into caches last, those of all brokers together.
+// reach holds leases that a task put into caches, those of all brokers together.
 // It is an index and no more: what it does not hold is found in the cache.
-type reach struct {
-	last atomic.Pointer[place]
-}
+type reach [maxReach]atomic.Pointer[lease]
 
-// place says where in reach a lease lies. Places are never changed.
-type place struct {
-	next   *place
-	cache  *cache
-	scope  scope.Any
-	holder *holder
-	lease  *lease
-}
-
-// maxReach is how many leases are looked through, one after the other, before
-// the cache is asked.
-const maxReach = 16
+// maxReach is how many leases are looked at, one after the other, before the
+// cache is asked.
+const maxReach = 8
 
 func (r *reach) get(c *cache, k key) *lease {
-	for p := r.last.Load(); p != nil; p = p.next {
-		if p.scope == k.scope && p.cache == c && p.holder == k.holder {
-			return p.lease
+	for i := range r {
+		if l := r[i].Load(); l != nil && l.key == k && l.cache == c {
+			return l
 		}
 	}
 	return nil
 }
 
-func (r *reach) put(c *cache, l *lease) {
-	for {
-		old := r.last.Load()
-		p := &place{next: old.without(nil, maxReach-1), cache: c, scope: l.key.scope, holder: l.key.holder, lease: l}
-		if r.last.CompareAndSwap(old, p) { // brokers write here with locks of their own
+// put takes a free place, else any. Brokers write here with locks of their own.
+func (r *reach) put(l *lease) {
+	for i := range r {
+		if r[i].CompareAndSwap(nil, l) {
 			return
 		}
 	}
+	r[rand.IntN(maxReach)].Store(l)
 }
 
 func (r *reach) remove(l *lease) {
-	for {
-		old := r.last.Load()
-		if r.last.CompareAndSwap(old, old.without(l, maxReach)) {
-			return
-		}
+	for i := range r {
+		r[i].CompareAndSwap(l, nil)
 	}
-}
-
-// without returns a list of at most n places without that of l.
-func (p *place) without(l *lease, n int) *place {
-	switch {
-	case p == nil || n == 0:
-		return nil
-	case p.lease == l:
-		return p.next.without(nil, n)
-	}
-	rest := p.next.without(l, n-1)
-	if rest == p.next {
-		return p // nothing changes from here on
-	}
-	return &place{rest, p.cache, p.scope, p.holder, p.lease}
 }

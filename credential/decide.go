@@ -10,13 +10,15 @@ import (
 
 // decide calls the decider. Its panic or error becomes a detail that says no
 // more than that: the text is not ours.
-func decide(ctx context.Context, p policy.Decider, r *policy.Request) (d policy.Decision, detail string) {
+func (b *Broker[S]) decide(ctx context.Context, t *Task, a scope.Any, call policy.Call) (d policy.Decision, detail string) {
 	defer func() {
 		if recover() != nil {
 			d, detail = policy.Decision{}, "the policy panicked"
 		}
 	}()
-	d, err := p.Decide(ctx, *r)
+	r := policy.Request{Scope: a, Facts: t.facts, Call: call}
+	r.Facts.Workload = b.workload
+	d, err := b.policy.Decide(ctx, r)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return policy.Decision{Reasons: d.Reasons}, "the policy took too long"

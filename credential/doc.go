@@ -20,7 +20,8 @@
 //	resp, err := client.Do(req.WithContext(ctx)) // refused anywhere but there
 //
 // Model, retrieval and tool credentials are different types: see [Credential].
-// The file broker.go reads as the list of what happens on a call.
+// [BrokerOptions].Binding makes a copied token useless, by a key of the task or by
+// the workload's certificate: see [Binding]. The file broker.go reads as the list of what happens on a call.
 //
 // # What is promised
 //
@@ -33,12 +34,15 @@
 //     refused and revoked.
 //   - Whatever is unclear is a no: no error, panic or silence lets a call pass.
 //   - No token shows in errors, logs, events or any printed value.
+//   - Where a binding is required, no token goes out that is not bound to a key of
+//     ours, and none that is bound without the proof.
 //
 // # What it does not protect from
 //
 // Abuse within a scope while it is granted; other code in the same process,
-// which can read its memory; a server that does not check what it is given; a
-// revocation that the issuer does not do. Short lives bound all of these.
+// which can read its memory and use its keys; a server that does not check what
+// it is given; a revocation that the issuer does not do; a bearer token that is
+// copied while its task runs. Short lives bound all of these.
 //
 // # Weight
 //

@@ -76,21 +76,22 @@ const (
 // before the ledger knows of a token, and not after.
 type lease struct {
 	// What every call reads comes first and lies together.
+	cache   *cache                // of the broker that asked for it
+	key     key                   // what it is cached by
+	heir    atomic.Pointer[lease] // has the same token and goes on in place of this one
+	until   instant               // no use from here on
+	fresh   atomic.Int64          // on the monotonic clock: time to refresh; 0 is never
 	dead    atomic.Bool           // no new use
 	renewal atomic.Bool           // one refresh at a time
 	once    bool                  // good for one call only, and never in the cache
 	bound   bool                  // to key.holder, which every use must prove
 	uses    atomic.Uint64         // calls that carry it, retiredBit and looseBit
-	heir    atomic.Pointer[lease] // has the same token and goes on in place of this one
-	until   instant               // no use from here on
-	fresh   atomic.Int64          // on the monotonic clock: time to refresh; 0 is never
 	touched atomic.Int64          // on the monotonic clock: when the cache was last told of a use
 	header  secret.Text           // what goes into the Authorization header
 	token   secret.Text
 
 	facts  Lease // ID, State, Expires, Acting and Bound are guarded by ledger.mu
 	task   *Task
-	key    key
 	ledger *Ledger
 	owner  *revoker
 	events *recorder

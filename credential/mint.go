@@ -16,7 +16,7 @@ import (
 func (b *Broker[S]) prospect(t *Task, k key, once bool) *lease {
 	tried := make(chan struct{})
 	return &lease{
-		facts: b.facts(t, k.scope), task: t, key: k, ledger: b.ledger, owner: b.revoker, events: b.events, drop: b.drop,
+		cache: b.cache, key: k, facts: b.facts(t, k.scope), task: t, ledger: b.ledger, owner: b.revoker, events: b.events, drop: b.drop,
 		once: once, tried: tried, tell: sync.OnceFunc(func() { close(tried) }),
 	}
 }

@@ -69,13 +69,13 @@ const (
 type Task struct {
 	// What every call reads comes first and lies together.
 	ctx        context.Context // of the task's life: cancelled by End, deadline and parent
-	reach      reach
-	limited    bool // options.Only is a list
+	limited    bool            // options.Only is a list
 	hasSubject bool
 	until      instant
 	// subjectUntil is when the subject's token expires, far away where it is not
 	// known.
 	subjectUntil instant
+	reach        reach
 	facts        policy.Facts // but for the workload, which is the issuer's
 
 	options TaskOptions

@@ -645,8 +645,8 @@ var general = []mutant{
 	{
 		defence: "a broker has its own",
 		file:    "credential/cache.go",
-		old:     `if p.scope == s && p.cache == c {`,
-		new:     `if p.scope == s {`,
+		old:     `l.key == k && l.cache == c {`,
+		new:     `l.key == k {`,
 		fails:   tests{"TestReach"},
 	},
 	{
@@ -661,8 +661,8 @@ var general = []mutant{
 	{
 		defence: "a scope has its own",
 		file:    "credential/cache.go",
-		old:     `if p.scope == s && p.cache == c {`,
-		new:     `if p.cache == c {`,
+		old:     `l.key == k && l.cache == c {`,
+		new:     `l.cache == c {`,
 		fails:   tests{"TestOneExchangePerKey"},
 	},
 	{
