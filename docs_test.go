@@ -37,6 +37,9 @@ func TestDocs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if strings.Contains(dir, "/internal/") {
+			continue // nobody outside has a first use of it
+		}
 		if !strings.Contains(p.Doc, "\n\t") {
 			t.Errorf("%s: the package comment shows no first use", dir)
 		}
@@ -115,7 +118,7 @@ func undocumented(p *doc.Package) (names []string) {
 // The tests that SECURITY.md names are there.
 func TestSecurityPage(t *testing.T) {
 	var tests strings.Builder
-	for _, dir := range append(packages(t), "examples/quickstart") {
+	for _, dir := range append(packages(t), "examples/quickstart", "examples/bound") {
 		names, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
