@@ -2,6 +2,9 @@ package credential_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	cryptorand "crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -169,4 +172,66 @@ func BenchmarkRoundTrip(b *testing.B) {
 	traced := httptrace.WithClientTrace(own, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) {}})
 	b.Run("taskcred/merged+traced", run(broker.Transport(s, &credential.TransportOptions{Task: task}), traced))
 	b.Run("oauth2", run(&oauth2.Transport{Source: source(), Base: noop{}}, own))
+}
+
+// BenchmarkRoundTripDPoP is a round trip with a proof, beside what it is made
+// of: the same with a bearer token, and a bare signature.
+func BenchmarkRoundTripDPoP(b *testing.B) {
+	s := tool(b, "pay")
+	roundTrip := func(bound bool) func() error {
+		m := &mint{ttl: 24 * time.Hour}
+		if bound {
+			m.answer = func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+				resp.TokenType = "DPoP"
+				return nil
+			}
+		}
+		broker := newBroker(b, m, func(o *credential.BrokerOptions) {
+			o.Policy, o.Base = policy.Allow(s), noop{}
+			if bound {
+				o.Binding = credential.RequireDPoP
+			}
+		})
+		ctx, _ := startTask(b, credential.TaskOptions{Timeout: 24 * time.Hour})
+		rt, r := broker.Transport(s, nil), request(b, ctx, "GET", "https://pay.test/v1/refunds/42")
+		return func() error {
+			resp, err := rt.RoundTrip(r)
+			if err == nil {
+				err = resp.Body.Close()
+			}
+			return err
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	digest := make([]byte, 32)
+	signature := func() error {
+		_, err := ecdsa.SignASN1(cryptorand.Reader, key, digest)
+		return err
+	}
+	for _, c := range []struct {
+		name string
+		f    func() error
+	}{{"bearer", roundTrip(false)}, {"signature", signature}, {"taskcred", roundTrip(true)}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.f(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(c.name+"/parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := c.f(); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/credentialtest"
+	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
@@ -176,4 +178,67 @@ func ExampleLedger_Block() {
 	// Output:
 	// true
 	// <nil>
+}
+
+// One option binds every credential to a key of its task. The tool takes them
+// with a proof of that key, and from nobody else.
+func ExampleBinding() {
+	network := new(credentialtest.Network)
+	domain, err := identitytest.New(nil)
+	if err != nil {
+		panic(err)
+	}
+	self := domain.Source("/agent")
+	as, err := credentialtest.NewServer(&credentialtest.ServerOptions{
+		Network: network, Issuer: "https://as.example.com", Bundles: domain,
+		Clients: []credentialtest.Client{{ID: self.ID().String(), Permits: []credentialtest.Permit{
+			{Resource: "https://weather.example.com/v1", Permissions: []string{"weather:read"}},
+		}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	tool, err := credentialtest.NewResource(&credentialtest.ResourceOptions{
+		Network: network, Server: as, URL: "https://weather.example.com/v1", Permissions: []string{"weather:read"},
+	})
+	if err != nil {
+		panic(err)
+	}
+	issuer, err := exchange.New[scope.Tool](exchange.Config{Issuer: as.Issuer(), Workload: self, Base: network})
+	if err != nil {
+		panic(err)
+	}
+
+	today := forecast()
+	tools, err := credential.NewBroker(issuer, &credential.BrokerOptions{
+		Policy:  policy.Allow(today),
+		Binding: credential.RequireDPoP,
+		Base:    network,
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer tools.Close()
+	ctx, task, err := credential.StartTask(context.Background(), credential.TaskOptions{Purpose: "pack for a trip"})
+	if err != nil {
+		panic(err)
+	}
+	defer task.End(ctx)
+	for range 2 {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "https://weather.example.com/v1", nil)
+		resp, err := tools.Client(today).Do(req)
+		if err != nil {
+			panic(err)
+		}
+		resp.Body.Close()
+	}
+
+	seen := tool.Requests()
+	fmt.Println(seen[0].Scheme, "token, the same twice:", secret.Equal(seen[0].Token, seen[1].Token))
+	fmt.Println("proofs, the same twice:", seen[0].JTI == seen[1].JTI)
+	fmt.Println("bound to the key in the inventory:", as.Issued()[0].JKT == tools.Ledger().Leases()[0].Bound.Thumbprint)
+	// Output:
+	// DPoP token, the same twice: true
+	// proofs, the same twice: false
+	// bound to the key in the inventory: true
 }

@@ -29,6 +29,15 @@
 // [Config.ClientSecret] at servers that know nothing better. It is always one
 // way, and never another one when that fails.
 //
+// # What the token is bound to
+//
+// Where the broker's Binding asks for it, the token request carries a proof of
+// the task's key (RFC 9449 section 5), signed as the server's metadata says, with
+// the nonce that the server wants; or it goes over a connection that shows the
+// workload's certificate (RFC 8705 section 3), which takes [Config.MutualTLS].
+// Whether the answer is bound to them is for the broker to judge; [Issuer.Confirm]
+// asks the server about a token that cannot be read.
+//
 // # What is sent, and to whom
 //
 // Subject tokens and assertions go to the token endpoint of the one configured
