@@ -126,12 +126,14 @@ type binding struct {
 	base *http.Transport // trusts both
 
 	token, introspection, userinfo string
-	mutual                         struct{ token, introspection, userinfo string }
+	mutual                         struct{ token, userinfo string }
 }
 
 // Its clients are agent, which may send a proof; stranger, which must; and
-// frontend, whose tokens are bound to its X.509-SVID. tools may introspect.
-func startBinding(t *testing.T, nonces bool) *binding {
+// frontend and hasty, whose tokens are bound to their X.509-SVIDs. tools may
+// introspect. The authorization server's configuration is changed by change,
+// unless that is nil.
+func startBinding(t testing.TB, change func(*authz.Config)) *binding {
 	t.Helper()
 	needApache(t)
 	needServer(t, "panva")
@@ -144,28 +146,32 @@ func startBinding(t *testing.T, nonces bool) *binding {
 	}
 	t.Cleanup(b.rs.Close)
 
-	agent, tools, frontend, stranger := b.agent.ID().String(), b.tools.ID().String(), b.frontend.ID().String(), b.stranger.ID().String()
-	clients := []string{agent, frontend, stranger}
+	agent, tools, frontend := b.agent.ID().String(), b.tools.ID().String(), b.frontend.ID().String()
+	stranger, hasty := b.stranger.ID().String(), b.hasty.ID().String()
+	clients := []string{agent, frontend, stranger, hasty}
 	c := authz.Config{
 		TrustDomains: map[string]string{b.spire.TrustDomain: b.spire.JWKS()},
 		Users:        b.users.provider(),
 		Clients: []authz.Client{
 			{ID: agent, MayActFor: true}, {ID: tools}, {ID: stranger, MayActFor: true, DPoPBound: true},
 			{ID: frontend, MayActFor: true, X509: true, CertificateBound: true},
+			{ID: hasty, MayActFor: true, X509: true, CertificateBound: true},
 		},
-		Resources:  []authz.Resource{{URI: refunds, Scopes: []string{"refunds:create"}, Clients: clients, Server: tools, Seconds: life}},
-		TLS:        files,
-		DPoPNonces: nonces,
+		Resources: []authz.Resource{{URI: refunds, Scopes: []string{"refunds:create"}, Clients: clients, Server: tools, Seconds: life}},
+		TLS:       files,
 	}
 	for _, uri := range []string{b.rs.Bearer(), b.rs.DPoP(), b.rs.MutualTLS()} {
 		c.Resources = append(c.Resources, authz.Resource{URI: uri, Scopes: []string{"files:read"}, Clients: clients, Server: tools, Seconds: life, JWT: true})
+	}
+	if change != nil {
+		change(&c)
 	}
 	if b.as, err = panva.Start(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.as.Close)
 
-	b.base = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	b.base = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DialContext: dialHere}
 	t.Cleanup(b.base.CloseIdleConnections)
 	b.client = &http.Client{Transport: b.base}
 	b.readMetadata(t)
@@ -174,7 +180,7 @@ func startBinding(t *testing.T, nonces bool) *binding {
 
 // readMetadata reads where the authorization server's endpoints are (RFC 8414),
 // and has Apache trust its keys.
-func (b *binding) readMetadata(t *testing.T) {
+func (b *binding) readMetadata(t testing.TB) {
 	t.Helper()
 	type endpoints struct {
 		Token         string `json:"token_endpoint"`
@@ -190,11 +196,11 @@ func (b *binding) readMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.token, b.introspection, b.userinfo = m.Token, m.Introspection, m.Userinfo
-	b.mutual.token, b.mutual.introspection, b.mutual.userinfo = m.Aliases.Token, m.Aliases.Introspection, m.Aliases.Userinfo
+	b.mutual.token, b.mutual.userinfo = m.Aliases.Token, m.Aliases.Userinfo
 	b.rs.Trust([]byte(b.read(t, m.JWKS)))
 }
 
-func (b *binding) read(t *testing.T, url string) string {
+func (b *binding) read(t testing.TB, url string) string {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
 	if err != nil {
@@ -240,14 +246,6 @@ func (b *binding) auth(t *testing.T, self *workload.Source) url.Values {
 	}
 }
 
-// own asks for a token of the client's own.
-func own(form url.Values, resource, scope string) url.Values {
-	form.Set("grant_type", "client_credentials")
-	form.Set("resource", resource)
-	form.Set("scope", scope)
-	return form
-}
-
 // exchanged asks for a token for the user. An empty resource means none.
 func exchanged(form url.Values, user identity.Subject, resource, scope string) url.Values {
 	form.Set("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
@@ -266,46 +264,10 @@ func (b *binding) proof(t *testing.T, me prover) string {
 	return me.sign(t, "dpop+jwt", claims("POST", b.token))
 }
 
-// A token that is asked for with a proof is bound to its key, by both grants, and
-// is good at Apache with a proof of that key alone.
-func TestDPoP(t *testing.T) {
-	t.Parallel()
-	b := startBinding(t, false)
-	at := b.rs.DPoP()
-	for name, form := range map[string]func() url.Values{
-		"client credentials": func() url.Values { return own(b.auth(t, b.agent), at, "files:read") },
-		"token exchange": func() url.Values {
-			return exchanged(b.auth(t, b.agent), b.alice(t, b.as), at, "files:read")
-		},
-	} {
-		me, other := newProver(t), newProver(t)
-		token, tokenType := b.post(t, b.token, form(), b.proof(t, me)).granted(t)
-		if got := confirmed(t, token); got.JKT != me.thumbprint(t) || !strings.EqualFold(tokenType, "DPoP") {
-			t.Errorf("%s: got %s, bound to %+v", name, tokenType, got)
-		}
-		if got := b.get(t, at, "DPoP", token, me.sign(t, "dpop+jwt", with(claims("GET", at), token))); got.status != 200 {
-			t.Errorf("%s: with a proof: got %+v", name, got)
-		}
-		for what, got := range map[string]answer{
-			"without a proof": b.get(t, at, "DPoP", token),
-			"another key":     b.get(t, at, "DPoP", token, other.sign(t, "dpop+jwt", with(claims("GET", at), token))),
-			"as Bearer":       b.get(t, at, "Bearer", token),
-		} {
-			if got.status != 401 {
-				t.Errorf("%s: %s: got %+v, want 401", name, what, got)
-			}
-		}
-		bearer, tokenType := b.post(t, b.token, form(), "").granted(t)
-		if got := confirmed(t, bearer); got != (confirmation{}) || !strings.EqualFold(tokenType, "Bearer") {
-			t.Errorf("%s: without a proof: got %s, bound to %+v", name, tokenType, got)
-		}
-	}
-}
-
 // What the token endpoint says of a proof that it does not take.
 func TestDPoPRefused(t *testing.T) {
 	t.Parallel()
-	b := startBinding(t, false)
+	b := startBinding(t, nil)
 	me := newProver(t)
 	ask := func(self *workload.Source, proof string) answer {
 		return b.post(t, b.token, exchanged(b.auth(t, self), b.alice(t, b.as), refunds, "refunds:create"), proof)
@@ -329,83 +291,6 @@ func TestDPoPRefused(t *testing.T) {
 	ask(b.stranger, b.proof(t, me)).granted(t)
 }
 
-// Introspection says what an opaque token is bound to (RFC 9449 section 6.2, RFC
-// 8705 section 3.2).
-func TestBoundIntrospection(t *testing.T) {
-	t.Parallel()
-	b := startBinding(t, false)
-	me := newProver(t)
-	front, thumbprint := b.shows(t, b.frontend)
-	byProof, _ := b.post(t, b.token, own(b.auth(t, b.agent), refunds, "refunds:create"), b.proof(t, me)).granted(t)
-	byCertificate, _ := front.post(t, b.mutual.token, own(b.named(b.frontend), refunds, "refunds:create"), "").granted(t)
-	for name, c := range map[string]struct {
-		token     secret.Text
-		tokenType string
-		want      confirmation
-	}{
-		"key":         {byProof, "DPoP", confirmation{JKT: me.thumbprint(t)}},
-		"certificate": {byCertificate, "Bearer", confirmation{X5T: thumbprint}},
-	} {
-		form := b.auth(t, b.tools)
-		form.Set("token", secret.Reveal(c.token))
-		var got struct {
-			Active    bool
-			TokenType string `json:"token_type"`
-			CNF       confirmation
-		}
-		if err := json.Unmarshal([]byte(b.post(t, b.introspection, form, "").body), &got); err != nil {
-			t.Fatal(err)
-		}
-		if !got.Active || got.TokenType != c.tokenType || got.CNF != c.want {
-			t.Errorf("%s: got %+v, want %s, bound to %+v", name, got, c.tokenType, c.want)
-		}
-	}
-}
-
-// named returns a form of a client that proves itself by its X.509-SVID (RFC 8705
-// section 2).
-func (b *binding) named(self *workload.Source) url.Values {
-	return url.Values{"client_id": {self.ID().String()}}
-}
-
-// Where a nonce is wanted, it is asked for as RFC 9449 says: by the token endpoint
-// in section 8, by a resource in section 9.
-func TestDPoPNonce(t *testing.T) {
-	t.Parallel()
-	b := startBinding(t, true)
-	me := newProver(t)
-	ask := func(nonce string) answer {
-		c := claims("POST", b.token)
-		if nonce != "" {
-			c["nonce"] = nonce
-		}
-		return b.post(t, b.token, exchanged(b.auth(t, b.agent), b.alice(t, b.as), "", "openid"), me.sign(t, "dpop+jwt", c))
-	}
-	first := ask("")
-	if code := first.failed(t); first.status != 400 || code != "use_dpop_nonce" || first.nonce == "" {
-		t.Fatalf("got %d %s, nonce %t", first.status, code, first.nonce != "")
-	}
-	if wrong := ask("wrong"); wrong.failed(t) != "use_dpop_nonce" || wrong.nonce == "" {
-		t.Errorf("a wrong nonce: got %+v", wrong)
-	}
-	token, _ := ask(first.nonce).granted(t)
-
-	call := func(nonce string) answer {
-		c := with(claims("GET", b.userinfo), token)
-		if nonce != "" {
-			c["nonce"] = nonce
-		}
-		return b.get(t, b.userinfo, "DPoP", token, me.sign(t, "dpop+jwt", c))
-	}
-	got := call("")
-	if got.status != 401 || !strings.Contains(got.challenge, `DPoP `) || !strings.Contains(got.challenge, `error="use_dpop_nonce"`) || got.nonce == "" {
-		t.Fatalf("got %+v", got)
-	}
-	if got := call(got.nonce); got.status != 200 {
-		t.Errorf("with the nonce: got %+v", got)
-	}
-}
-
 // A server that cannot bind tokens does not start where it is asked to: it would
 // give out ones that are good for anybody.
 func TestBindsNothing(t *testing.T) {
@@ -426,7 +311,7 @@ func TestBindsNothing(t *testing.T) {
 // of the token included, which Apache does not.
 func TestUserinfo(t *testing.T) {
 	t.Parallel()
-	b := startBinding(t, false)
+	b := startBinding(t, nil)
 	me, other := newProver(t), newProver(t)
 	token, _ := b.post(t, b.token, exchanged(b.auth(t, b.agent), b.alice(t, b.as), "", "openid"), b.proof(t, me)).granted(t)
 	at := b.userinfo
@@ -466,46 +351,5 @@ func TestUserinfo(t *testing.T) {
 	bearer, _ := b.post(t, b.token, exchanged(b.auth(t, b.agent), b.alice(t, b.as), "", "openid"), "").granted(t)
 	if got := b.get(t, at, "Bearer", bearer); got.status != 200 {
 		t.Errorf("a token that is not bound: got %+v", got)
-	}
-}
-
-// A token that is bound to an X.509-SVID is good with that one, at Apache and at
-// userinfo, and with no other.
-func TestCertificateBound(t *testing.T) {
-	t.Parallel()
-	b := startBinding(t, false)
-	front, thumbprint := b.shows(t, b.frontend)
-	other, _ := b.shows(t, b.stranger)
-	for _, c := range []struct {
-		name, at string
-		form     url.Values
-	}{
-		{"Apache, client credentials", b.rs.MutualTLS(), own(b.named(b.frontend), b.rs.MutualTLS(), "files:read")},
-		{"Apache, token exchange", b.rs.MutualTLS(), exchanged(b.named(b.frontend), b.alice(t, b.as), b.rs.MutualTLS(), "files:read")},
-		{"userinfo", b.mutual.userinfo, exchanged(b.named(b.frontend), b.alice(t, b.as), "", "openid")},
-	} {
-		token, tokenType := front.post(t, b.mutual.token, c.form, "").granted(t)
-		if !strings.EqualFold(tokenType, "Bearer") {
-			t.Errorf("%s: got %s", c.name, tokenType)
-		}
-		if c.at != b.mutual.userinfo { // that one's are opaque
-			if got := confirmed(t, token); got.X5T != thumbprint {
-				t.Errorf("%s: bound to %+v, want %s", c.name, got, thumbprint)
-			}
-		}
-		if got := front.get(t, c.at, "Bearer", token); got.status != 200 {
-			t.Errorf("%s: got %+v", c.name, got)
-		}
-		for what, got := range map[string]answer{
-			"another's X.509-SVID": other.get(t, c.at, "Bearer", token),
-			"no X.509-SVID":        b.get(t, c.at, "Bearer", token),
-		} {
-			if got.status != 401 {
-				t.Errorf("%s: %s: got %+v, want 401", c.name, what, got)
-			}
-		}
-	}
-	if got := b.post(t, b.mutual.token, own(b.named(b.frontend), b.rs.MutualTLS(), "files:read"), ""); got.failed(t) != "invalid_client" {
-		t.Errorf("without an X.509-SVID: got %+v", got)
 	}
 }

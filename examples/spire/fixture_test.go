@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 type fixture struct {
 	spire                            *spire.SPIRE
 	agent, tools, frontend, stranger *workload.Source
+	hasty                            *workload.Source // its X.509-SVID is replaced every few seconds
 	users                            *users
 	servers                          map[string]server
 	closers                          []func()
@@ -83,22 +84,25 @@ func (f *fixture) open(ctx context.Context) (err error) {
 		return err
 	}
 	f.closers = append(f.closers, f.spire.Close)
-	var ids []string
 	for _, w := range []struct {
-		path string
 		to   **workload.Source
-	}{{"/agent", &f.agent}, {"/tools", &f.tools}, {"/frontend", &f.frontend}, {"/stranger", &f.stranger}} {
-		if *w.to, err = open(ctx, f.spire, spire.Entry{Path: w.path}); err != nil {
+		path string
+		x509 time.Duration
+	}{
+		{&f.agent, "/agent", 0}, {&f.tools, "/tools", 0}, {&f.stranger, "/stranger", 0},
+		{&f.frontend, "/frontend", time.Hour}, // the same in all of a test
+		{&f.hasty, "/hasty", 20 * time.Second},
+	} {
+		if *w.to, err = open(ctx, f.spire, spire.Entry{Path: w.path, X509TTL: w.x509}); err != nil {
 			return err
 		}
 		f.closers = append(f.closers, func() { (*w.to).Close() })
-		ids = append(ids, (*w.to).ID().String())
 	}
 	if f.users, err = startUsers(); err != nil {
 		return err
 	}
 	f.closers = append(f.closers, f.users.close)
-	agent, tools, frontend := ids[0], ids[1], ids[2]
+	agent, tools, frontend := f.agent.ID().String(), f.tools.ID().String(), f.frontend.ID().String()
 	config := authz.Config{
 		TrustDomains: map[string]string{f.spire.TrustDomain: f.spire.JWKS()},
 		Users:        f.users.provider(),
@@ -178,7 +182,7 @@ func each(t *testing.T, test func(t *testing.T, f *fixture, at string, s server)
 }
 
 // issuer returns an issuer at s for self, changed by change.
-func issuer(t *testing.T, s server, self identity.Source, change func(*exchange.Config)) *exchange.Issuer[scope.Tool] {
+func issuer(t testing.TB, s server, self identity.Source, change func(*exchange.Config)) *exchange.Issuer[scope.Tool] {
 	t.Helper()
 	c := exchange.Config{Issuer: s.Issuer(), Workload: self}
 	if change != nil {
@@ -212,7 +216,7 @@ func start(t *testing.T, i credential.Issuer[scope.Tool], user identity.Subject)
 func tool(t testing.TB, resource string, permissions ...string) scope.Tool {
 	t.Helper()
 	s, err := scope.NewTool(scope.Spec{
-		Name: permissions[0], Endpoint: resource, Methods: []string{"POST"}, Permissions: permissions,
+		Name: permissions[0], Endpoint: resource, Methods: []string{"GET", "POST"}, Permissions: permissions,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +225,7 @@ func tool(t testing.TB, resource string, permissions ...string) scope.Tool {
 }
 
 // mint returns a credential and its text.
-func mint(t *testing.T, ctx context.Context, b *credential.Broker[scope.Tool], s scope.Tool) (credential.Credential[scope.Tool], secret.Text) {
+func mint(t testing.TB, ctx context.Context, b *credential.Broker[scope.Tool], s scope.Tool) (credential.Credential[scope.Tool], secret.Text) {
 	t.Helper()
 	c, err := b.Credential(ctx, s)
 	if err != nil {
@@ -245,7 +249,7 @@ func (f *fixture) ask(t *testing.T, s server, token secret.Text) exchange.Intros
 }
 
 // alice returns a user who has signed in.
-func (f *fixture) alice(t *testing.T, s server) identity.Subject {
+func (f *fixture) alice(t testing.TB, s server) identity.Subject {
 	t.Helper()
 	u, err := f.users.signIn("alice", s.Issuer(), time.Minute)
 	if err != nil {
@@ -275,7 +279,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func asError(t *testing.T, err error) *credential.Error {
+func asError(t testing.TB, err error) *credential.Error {
 	t.Helper()
 	e, ok := errors.AsType[*credential.Error](err)
 	if !ok {

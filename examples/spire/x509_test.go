@@ -125,7 +125,7 @@ func startMutual(t *testing.T, sp *spire.SPIRE) (*workload.Source, server, *http
 }
 
 // certificate makes a certificate for loopback, and the pool that trusts it.
-func certificate(t *testing.T) (*authz.TLS, *x509.CertPool) {
+func certificate(t testing.TB) (*authz.TLS, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
