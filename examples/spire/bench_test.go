@@ -9,7 +9,9 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/identity/workload"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -114,6 +116,38 @@ func eachServer(b *testing.B, bench func(b *testing.B, f *fixture, s server, bro
 			}
 			defer broker.Close()
 			bench(b, f, s, broker, tool(b, refunds, "refunds:create"))
+		})
+	}
+}
+
+// What a call costs at Apache, over a connection that is open: a bearer token, a
+// DPoP proof for each call, which Apache verifies, and a certificate-bound token.
+func BenchmarkBound(b *testing.B) {
+	s := startBinding(b, nil)
+	for _, c := range []struct {
+		name, at string
+		self     *workload.Source
+		is       credential.Binding
+	}{
+		{"bearer", s.rs.Bearer(), s.agent, credential.Bearer},
+		{"DPoP", s.rs.DPoP(), s.agent, credential.RequireDPoP},
+		{"certificate", s.rs.MutualTLS(), s.frontend, credential.RequireMutualTLS},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			l := s.library(b, c.self, c.is, nil)
+			var err error // a broker whose requests nobody keeps
+			l.broker, err = credential.NewBroker(l.issuer, &credential.BrokerOptions{Policy: policy.AllowAll(), Binding: c.is, Base: s.base})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { l.broker.Close() })
+			at := tool(b, c.at, "files:read")
+			ctx, _ := begin(b, identity.Subject{})
+			for b.Loop() {
+				if status, err := l.call(ctx, at, "GET", ""); err != nil || status != 200 {
+					b.Fatal(status, err)
+				}
+			}
 		})
 	}
 }
