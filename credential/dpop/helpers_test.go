@@ -58,7 +58,7 @@ func verify(t testing.TB, text string) proof {
 			t.Fatal("the signature is wrong")
 		}
 	} else {
-		jws, err := jose.ParseSigned(text, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(p.Header.Alg)})
+		jws, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(p.Header.Alg)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -349,3 +349,29 @@ func TestTrace(t *testing.T) {
 		t.Errorf("the trace saw %d connections and %d answers", got.Load(), first.Load())
 	}
 }
+
+// With Once, a request is not repeated when its connection dies: it may have
+// arrived, and its token is good for one use.
+func TestOnce(t *testing.T) {
+	for _, once := range []bool{false, true} {
+		m := startMoody(t)
+		b, base := newBinder(t)
+		b.Once = once
+		failed := false
+		for i := range 6 {
+			resp, err := b.Do(request(t, "GET", fmt.Sprint(m.url, "?", i), nil), "token-1", base.RoundTrip)
+			if err != nil {
+				failed = true
+				continue
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+		}
+		if failed != once {
+			t.Errorf("Once is %v, and a request failed: %v", once, failed)
+		}
+		if once {
+			m.calls.check(t, 6) // each once
+		}
+	}
+}

@@ -15,5 +15,5 @@ func ClockSkew(h http.Header) (ahead time.Duration, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	return date.Sub(time.Now()).Truncate(time.Second), true
+	return time.Until(date).Truncate(time.Second), true
 }

@@ -111,7 +111,7 @@ func (w *world) tell(ctx context.Context, out io.Writer, name string, binding cr
 		say("the thief, with %s: %d %s", thief[i].How, o.Status, o.Answer)
 	}
 
-	if text, err = a.read(ctx); err != nil { // nothing of that harms the agent
+	if _, err = a.read(ctx); err != nil { // nothing of that harms the agent
 		return err
 	}
 	if err := task.End(ctx); err != nil {
