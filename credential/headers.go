@@ -50,7 +50,29 @@ func isFraming(canonical string) bool {
 // canonical returns the name that a server may see: an underscore is a hyphen
 // to those that hand headers on as variables (RFC 3875 section 4.1.18).
 func canonical(key string) string {
+	if isCanonical(key) { // as nearly all are
+		return key
+	}
 	return http.CanonicalHeaderKey(strings.ReplaceAll(key, "_", "-"))
+}
+
+// isCanonical reports whether canonical would return key as it is: letters,
+// digits and hyphens, with capitals at the beginning and after each hyphen.
+func isCanonical(key string) bool {
+	first := true // of the key, or after a hyphen
+	for i := range len(key) {
+		switch c := key[i]; {
+		case c >= '0' && c <= '9':
+			first = false
+		case c == '-':
+			first = true
+		case first && c >= 'A' && c <= 'Z', !first && c >= 'a' && c <= 'z':
+			first = false
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // travels reports whether a header of the caller's is sent. Keys that somebody
@@ -62,7 +84,8 @@ func travels(k string) bool {
 }
 
 // withCredential returns a copy of h in which our credential is the only one.
-func withCredential(h http.Header, value string) http.Header {
+// It is written into room.
+func withCredential(h http.Header, room []string, value string) http.Header {
 	out := maps.Clone(h)
 	if out == nil {
 		out = make(http.Header, 1)
@@ -75,7 +98,8 @@ func withCredential(h http.Header, value string) http.Header {
 			out[k] = slices.Clip(v) // whoever appends does not write into the caller's
 		}
 	}
-	out["Authorization"] = []string{value}
+	room[0] = value
+	out["Authorization"] = slices.Clip(room)
 	return out
 }
 

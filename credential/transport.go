@@ -223,11 +223,19 @@ func safe(req *http.Request) bool {
 	return false
 }
 
+// outgoing is what one attempt is made of, in one piece.
+type outgoing struct {
+	use     use
+	request http.Request // a copy of the caller's
+	header  [1]string    // room for the value of Authorization
+}
+
 // send attaches the credential to a copy of the request, which ends with the
 // task as well as with its own context, until the response's body is closed.
 func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (resp *http.Response, err error) {
 	ctx := req.Context()
-	u := &use{lease: l}
+	o := &outgoing{use: use{lease: l}}
+	u, out := &o.use, &o.request
 	defer func() {
 		if resp == nil { // also where the base ends this goroutine
 			u.end()
@@ -238,7 +246,10 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 		ctx, u.cancel = context.WithCancel(ctx)
 		l.task.carry(u)
 	}
-	out := req.WithContext(shield(ctx))
+	*out = *req
+	if ctx = shield(ctx); ctx != req.Context() {
+		out = req.WithContext(ctx)
+	}
 	out.Body = body
 	if l.once && !l.proves() { // net/http sends again on its own what has no body or can be had again
 		if out.GetBody = nil; body == nil || body == http.NoBody {
@@ -246,7 +257,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 		}
 	}
 	out.Trailer = cleanTrailer(req.Trailer)
-	out.Header = withCredential(req.Header, secret.Reveal(l.header))
+	out.Header = withCredential(req.Header, o.header[:], secret.Reveal(l.header))
 	if !safe(req) {
 		sendOnce(out.Header)
 	}
