@@ -44,8 +44,11 @@ type Binder struct {
 // Each time there is a new proof, also where net/http would have sent a GET,
 // HEAD or OPTIONS again on its own because the server closed the connection
 // under it: Do repeats those, at most three times. No other method is repeated
-// then, with an Idempotency-Key neither. What may still arrive twice with one proof is
-// what an HTTP/2 server says that it did not process (RFC 9113 section 8.7).
+// then, not even with an Idempotency-Key. What net/http may still send twice with
+// one proof is what an HTTP/2 server says that it did not process (RFC 9113
+// section 8.7) or could not read.
+//
+// A trace in the request's context (net/http/httptrace) sees what is sent.
 //
 // An error is [ErrClosed], [ErrBody], that of send, or says why the request
 // cannot be sent; but for that of send, nothing was sent then or no further.

@@ -94,10 +94,10 @@ func newBinder(t *testing.T) (dpop.Binder, *http.Transport) {
 // A server that closes connections under requests sees no proof twice, and who
 // only reads notices nothing.
 func TestNoProofTwice(t *testing.T) {
-	for _, c := range []struct {
-		method, body string
-	}{{"GET", ""}, {"HEAD", ""}, {"OPTIONS", ""}, {"GET", "a query in a body"}} {
-		t.Run(c.method+" "+c.body, func(t *testing.T) {
+	for _, c := range []struct{ name, method, body string }{
+		{"GET", "GET", ""}, {"HEAD", "HEAD", ""}, {"OPTIONS", "OPTIONS", ""}, {"GET with a body", "GET", "a query"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			m := startMoody(t)
 			b, base := newBinder(t)
 			const total = 300
@@ -126,22 +126,19 @@ func TestNoProofTwice(t *testing.T) {
 // A request that may change something arrives once at most, also where net/http
 // knows a key that lets it send it twice.
 func TestUnsafeArrivesOnce(t *testing.T) {
-	for _, key := range []string{"", "Idempotency-Key", "X-Idempotency-Key"} {
-		for _, method := range []string{"POST", "DELETE"} {
-			for _, body := range []string{"", "body"} {
-				t.Run(fmt.Sprintf("%s %q %q", method, body, key), func(t *testing.T) {
+	for name, key := range map[string]string{"no key": "X-Other", "a key": "Idempotency-Key", "the other key": "X-Idempotency-Key"} {
+		t.Run(name, func(t *testing.T) {
+			for _, method := range []string{"POST", "DELETE"} {
+				for _, body := range []string{"", "body"} {
 					m := startMoody(t)
 					b, base := newBinder(t)
 					failed := 0
 					for i := range 20 {
-						var r io.Reader
+						req := request(t, method, fmt.Sprint(m.url, "?", i), nil)
 						if body != "" {
-							r = strings.NewReader(body)
+							req = request(t, method, fmt.Sprint(m.url, "?", i), strings.NewReader(body))
 						}
-						req := request(t, method, fmt.Sprint(m.url, "?", i), r)
-						if key != "" {
-							req.Header[key] = []string{"k"}
-						}
+						req.Header[key] = []string{"k"}
 						resp, err := b.Do(req, "t", base.RoundTrip)
 						if err != nil {
 							failed++
@@ -153,11 +150,11 @@ func TestUnsafeArrivesOnce(t *testing.T) {
 					m.calls.check(t, 20)
 					m.proofs.check(t, 20)
 					if failed == 0 {
-						t.Error("no connection was closed under a request")
+						t.Errorf("%s %q: no connection was closed under a request", method, body)
 					}
-				})
+				}
 			}
-		}
+		})
 	}
 }
 
