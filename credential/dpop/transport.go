@@ -2,12 +2,14 @@ package dpop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // Transport is an [http.RoundTripper] that sends requests with proofs of one key
@@ -27,7 +29,8 @@ type Transport struct {
 	// to a token endpoint. An error, or "", is the error of the request.
 	Token func(context.Context) (string, error)
 
-	// Base sends the requests. Nil: http.DefaultTransport.
+	// Base sends the requests. Nil: a transport of this package's own, which takes
+	// no proxy from the environment.
 	Base http.RoundTripper
 
 	// Nonces remembers what the server asks for. Nil: the transport's own, which
@@ -38,6 +41,17 @@ type Transport struct {
 }
 
 var _ http.RoundTripper = (*Transport)(nil)
+
+// ownBase is not http.DefaultTransport, which somebody may have changed, and
+// which goes through a proxy that a repository's .env file could set.
+var ownBase = &http.Transport{
+	ForceAttemptHTTP2:      true,
+	IdleConnTimeout:        90 * time.Second,
+	TLSHandshakeTimeout:    10 * time.Second,
+	ExpectContinueTimeout:  time.Second,
+	MaxResponseHeaderBytes: 256 << 10,
+	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+}
 
 // RoundTrip sends one request; see [Binder.Do]. Unless req is for the origin,
 // nothing is sent and Token is not called.
@@ -53,7 +67,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	base := t.Base
 	if base == nil {
-		base = http.DefaultTransport
+		base = ownBase
 	}
 	return b.Do(req, token, base.RoundTrip)
 }

@@ -116,7 +116,7 @@ func TestTransportRedirect(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	tr := &dpop.Transport{Key: newKey(t, ""), Origin: s.URL, Token: token} // over http.DefaultTransport
+	tr := &dpop.Transport{Key: newKey(t, ""), Origin: s.URL, Token: token} // over its own base
 	client := &http.Client{Transport: tr}
 	resp, err := client.Do(request(t, "POST", s.URL+"/near", strings.NewReader("x")))
 	if err != nil {
