@@ -37,11 +37,11 @@ func (s shielded) Value(key any) any {
 }
 
 // shield returns ctx as the base transport may see it: ctx itself where
-// nobody traces.
-func shield(ctx context.Context) context.Context {
+// nobody traces. changed says that it is another.
+func shield(ctx context.Context) (_ context.Context, changed bool) {
 	theirs := httptrace.ContextClientTrace(ctx)
 	if theirs == nil {
-		return ctx
+		return ctx, false
 	}
 	ours := *theirs
 	if see := theirs.WroteHeaderField; see != nil {
@@ -51,7 +51,7 @@ func shield(ctx context.Context) context.Context {
 			}
 		}
 	}
-	return shielded{ctx, &ours}
+	return shielded{ctx, &ours}, true
 }
 
 // detach returns the context of a flight: the caller's values, but not its

@@ -246,9 +246,10 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 		ctx, u.cancel = context.WithCancel(ctx)
 		l.task.carry(u)
 	}
-	*out = *req
-	if ctx = shield(ctx); ctx != req.Context() {
+	if ctx, shielded := shield(ctx); shielded || u.cancel != nil {
 		out = req.WithContext(ctx)
+	} else {
+		*out = *req
 	}
 	out.Body = body
 	if l.once && !l.proves() { // net/http sends again on its own what has no body or can be had again

@@ -583,7 +583,7 @@ var general = []mutant{
 	{
 		defence: "what is good for one call is sent once",
 		file:    "credential/transport.go",
-		old:     `if l.once { // net/http`,
+		old:     `if l.once && !l.proves() { // net/http`,
 		new:     `if false { // net/http`,
 		fails:   tests{"TestSingleUseIsSentOnce"},
 	},
@@ -1024,9 +1024,12 @@ var general = []mutant{
 	{
 		defence: "what cannot be revoked is named",
 		file:    "credential/revoker.go",
-		old:     `if left := l.ledger.unrevocable(l); left >= 0 {`,
-		new:     `if left := l.ledger.left(l); l.ledger.close(l) {`,
-		fails:   tests{"TestUnrevocable"},
+		old: `		left := l.ledger.unrevocable(l)
+`,
+		new: `		left := l.ledger.left(l)
+		l.ledger.close(l)
+`,
+		fails: tests{"TestUnrevocable"},
 	},
 	{
 		defence: "Block refuses to issue",
@@ -1214,11 +1217,12 @@ var general = []mutant{
 	},
 	{
 		defence: "nor does a session resume it",
-		file:    "credential/exchange/mutual.go",
+		file:    "credential/internal/mutual/mutual.go",
 		old: `	t.TLSClientConfig.ClientSessionCache = nil
 `,
 		new:   "",
 		fails: tests{"TestMutualTLSDoesNotResume"},
+		in:    "credential/exchange",
 	},
 	{
 		defence: "an alias for mutual TLS lies below the issuer's host",
@@ -1258,7 +1262,7 @@ var general = []mutant{
 	{
 		defence: "its members are not ambiguous",
 		file:    "credential/exchange/metadata.go",
-		old:     `if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {`,
+		old:     `if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases", "dpop_signing_alg_values_supported"); what != "" {`,
 		new:     `if what := ""; what != "" {`,
 		fails:   tests{"TestBadMetadata/issuer twice", "TestBadMetadata/Issuer and issuer", "TestBadMetadata/Token_Endpoint"},
 	},
