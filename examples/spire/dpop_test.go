@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 
@@ -64,7 +63,7 @@ func TestDPoPToken(t *testing.T) {
 				if nonces && tasks == 1 {
 					requests++ // the first is asked for it
 				}
-				if n := len(l.asked.to(b.token)); n != requests {
+				if n := len(l.asked.grants()); n != requests {
 					t.Errorf("%d requests for %d tokens, want %d", n, tasks, requests)
 				}
 				err := task.End(ctx)
@@ -234,7 +233,7 @@ func TestDPoPNoDowngrade(t *testing.T) {
 				t.Errorf("%s: sent as %s with %d proofs", where, x.scheme, len(x.proofs))
 			}
 		}
-		for _, x := range l.asked.to(b.token) {
+		for _, x := range l.asked.grants() {
 			if len(x.proofs) != 1 {
 				t.Errorf("%s: a token was asked for without a proof", where)
 			}
@@ -311,7 +310,7 @@ func TestDPoPUnknown(t *testing.T) {
 			ctx, task := begin(t, f.alice(t, s))
 			_, refused := b.Credential(ctx, tool(t, resource, permission))
 
-			request := asked.all[slices.IndexFunc(asked.all, func(x sent) bool { return strings.Contains(x.body, "grant_type=") })]
+			request := asked.grants()[0]
 			token, tokenType := request.answer.granted(t)
 			if len(request.proofs) != 1 || !strings.EqualFold(tokenType, "Bearer") {
 				t.Fatalf("%s: %d proofs were answered with %s", permission, len(request.proofs), tokenType)

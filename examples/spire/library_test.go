@@ -213,11 +213,20 @@ func (s *spy) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // to returns what was sent to a URL, the first first.
-func (s *spy) to(url string) (all []sent) {
+func (s *spy) to(url string) []sent {
+	return s.those(func(x sent) bool { return x.url == url })
+}
+
+// grants returns what asked for tokens, the first first.
+func (s *spy) grants() []sent {
+	return s.those(func(x sent) bool { return strings.Contains(x.body, "grant_type=") })
+}
+
+func (s *spy) those(want func(sent) bool) (all []sent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.all {
-		if x.url == url {
+		if want(x) {
 			all = append(all, x)
 		}
 	}
