@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net/http"
-	"sync"
+	"sync/atomic"
 
 	"github.com/taskcred/taskcred/credential/internal/mutual"
 )
@@ -12,30 +12,30 @@ import (
 // certificates follows the workload's certificate. For each there is one
 // transport: net/http would go on using connections that show the old one.
 type certificates struct {
-	source func() (*tls.Certificate, error)
-	base   func() *http.Transport
-
-	mu      sync.Mutex // guards current; no I/O under it
-	leaf    []byte     // of current
-	current *holder
+	source  func() (*tls.Certificate, error)
+	base    func() *http.Transport
+	current atomic.Pointer[holder]
 }
 
 // holder returns the one of the moment, and the one that it has just replaced.
 func (c *certificates) holder() (now, old *holder, err error) {
+	old = c.current.Load()
 	cert := c.certificate()
 	if cert == nil || len(cert.Certificate) == 0 {
 		return nil, nil, &Error{Reason: ErrIdentity, Code: "no_certificate", Detail: "the workload's certificate could not be obtained"}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.current != nil && bytes.Equal(c.leaf, cert.Certificate[0]) {
-		return c.current, nil, nil
+	// What replaced it while the source was asked stays: the answer may be from
+	// before, and to believe it would bring back what is being dropped.
+	if old != nil && bytes.Equal(old.cert().Certificate[0], cert.Certificate[0]) {
+		return c.current.Load(), nil, nil
 	}
-	if old = c.current; old != nil {
+	if now = c.with(cert); !c.current.CompareAndSwap(old, now) {
+		return c.current.Load(), nil, nil
+	}
+	if old != nil {
 		old.stale.Store(true)
 	}
-	c.leaf, c.current = cert.Certificate[0], c.with(cert)
-	return c.current, old, nil
+	return now, old, nil
 }
 
 // certificate asks the source, whose error may hold anything.
@@ -52,15 +52,14 @@ func (c *certificates) with(cert *tls.Certificate) *holder {
 	t := mutual.Transport(c.base(), cert)
 	return &holder{
 		is:   Confirmation{ConfirmCertificate, mutual.Thumbprint(cert.Certificate[0])},
-		cert: func() *tls.Certificate { return cert }, carry: t.RoundTrip, drain: t.CloseIdleConnections,
+		cert: func() *tls.Certificate { return cert }, carry: t.RoundTrip,
+		drain: func() { mutual.Drain(t) }, closeIdle: t.CloseIdleConnections,
 	}
 }
 
 // closeIdle closes the connections that are not in use.
 func (c *certificates) closeIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.current != nil {
-		c.current.drain()
+	if h := c.current.Load(); h != nil {
+		h.closeIdle()
 	}
 }

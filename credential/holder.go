@@ -23,9 +23,10 @@ type holder struct {
 	// Of a certificate: itself, and what sends requests on connections that show
 	// it. They are funcs, so that no printer finds its key and what connections
 	// buffer.
-	cert  func() *tls.Certificate
-	carry func(*http.Request) (*http.Response, error)
-	drain func() // closes connections that are not in use
+	cert      func() *tls.Certificate
+	carry     func(*http.Request) (*http.Response, error)
+	closeIdle func() // closes connections that are not in use
+	drain     func() // the same, for the last time: it was replaced
 }
 
 // holder returns what a credential of t is to be bound to, nil for nothing.

@@ -113,4 +113,25 @@ var bindings = []mutant{
 		new:     `if false {`,
 		fails:   tests{"TestBindingOptions"},
 	},
+	{
+		defence: "a certificate that was replaced does not come back",
+		file:    "credential/certificates.go",
+		old: `		return c.current.Load(), nil, nil
+	}
+	if now`,
+		new: `		return old, nil, nil
+	}
+	if now`,
+		fails: tests{"TestLateCertificate"},
+	},
+	{
+		defence: "connections that come free late are closed",
+		file:    "credential/internal/mutual/mutual.go",
+		old: `	time.AfterFunc(drainAgain, t.CloseIdleConnections)
+`,
+		new:   "	_ = time.AfterFunc
+",
+		fails: tests{"TestManyRotations"},
+		in:    "credential",
+	},
 }

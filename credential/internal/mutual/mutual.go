@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"net/http"
+	"time"
 )
 
 // Thumbprint returns the "x5t#S256" of a certificate in DER (RFC 8705 section
@@ -39,3 +40,14 @@ func Transport(base *http.Transport, cert *tls.Certificate) *http.Transport {
 	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	return t
 }
+
+// Drain closes the connections of a transport whose certificate was replaced,
+// those that are not in use. It does so a second time a moment later: a connection
+// that was dialled in vain may come late, and HTTP/2 is done with a stream only
+// after its body was read.
+func Drain(t *http.Transport) {
+	t.CloseIdleConnections()
+	time.AfterFunc(drainAgain, t.CloseIdleConnections)
+}
+
+const drainAgain = time.Second
