@@ -56,9 +56,10 @@ type BrokerOptions struct {
 	//
 	// Where Binding is one of mutual TLS, Base must be nil or an
 	// [*http.Transport] that makes its TLS connections itself. It is copied, for
-	// each certificate anew, without its ClientSessionCache; its TLSClientConfig
-	// says which servers are trusted. Nil trusts the system's certificate
-	// authorities; for servers that have an X.509-SVID, see workload.Source.Peer.
+	// each certificate anew, without its ClientSessionCache and what is in its
+	// TLSNextProto; its TLSClientConfig says which servers are trusted. Nil trusts
+	// the system's certificate authorities; for servers that have an X.509-SVID, see
+	// workload.Source.Peer.
 	Base http.RoundTripper
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.

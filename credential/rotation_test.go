@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 )
 
 // rotatingPay returns what calls the tool "pay" with credentials that are bound
@@ -112,5 +113,36 @@ func TestManyRotations(t *testing.T) {
 		}
 		eventually(t, "the connections of old certificates are closed", func() bool { return echo.open.Load() == 1 })
 		eventually(t, "their tokens are revoked", func() bool { return len(m.alive()) == 1 })
+	}
+}
+
+// A base that was set up for HTTP/2 by others hands them its connections, and
+// they keep one for each host: with no certificate, or with another.
+func TestMutualTLSAndForeignHTTP2(t *testing.T) {
+	echo := newTLSEcho(t)
+	var theirs atomic.Int64
+	echo.base.TLSClientConfig.NextProtos = []string{"h2", "http/1.1"}
+	echo.base.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{"h2": func(_ string, c *tls.Conn) http.RoundTripper {
+		theirs.Add(1)
+		return carrier(func(*http.Request) (*http.Response, error) { _ = c.Close(); return respond(200, ""), nil })
+	}}
+	call, m, source := rotatingPay(t, echo)
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	for range 2 {
+		if err := call(ctx, "GET"); err != nil {
+			t.Fatal(err)
+		}
+		source.rotate(t)
+	}
+	if m.issues() != 2 || theirs.Load() != 0 {
+		t.Errorf("%d tokens; %d connections were given away", m.issues(), theirs.Load())
+	}
+	if seen := echo.certs; len(seen) != 2 || seen[0] == "" || seen[1] == "" || seen[0] == seen[1] {
+		t.Errorf("the tool saw the certificates %q", seen)
+	}
+	// One that is without HTTP/2 stays so.
+	plain := &http.Transport{TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, ForceAttemptHTTP2: true}
+	if c := mutual.Transport(plain, nil); c.TLSNextProto == nil || len(c.TLSNextProto) != 0 {
+		t.Errorf("the copy has %v", c.TLSNextProto)
 	}
 }

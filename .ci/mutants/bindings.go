@@ -134,4 +134,12 @@ var bindings = []mutant{
 		fails: tests{"TestManyRotations"},
 		in:    "credential",
 	},
+	{
+		defence: "connections that show a certificate are not given to others",
+		file:    "credential/internal/mutual/mutual.go",
+		old:     `if len(t.TLSNextProto) > 0 {`,
+		new:     `if false {`,
+		fails:   tests{"TestMutualTLSAndForeignHTTP2"},
+		in:      "credential",
+	},
 }

@@ -57,9 +57,9 @@ type Config struct {
 	// [identity.Certified]; ClientID, where it is empty, is its SPIFFE ID. The
 	// server is verified by the system's roots, or by those of Base, and never by
 	// the trust bundle. Base must be nil or an *[http.Transport]: it is copied, for
-	// each certificate anew, without its ClientSessionCache. Plain http is refused,
-	// also to a loopback address. False means that the client authenticates in the
-	// form.
+	// each certificate anew, without its ClientSessionCache and what is in its
+	// TLSNextProto. Plain http is refused, also to a loopback address. False means
+	// that the client authenticates in the form.
 	MutualTLS bool
 
 	// AssertionType is the client_assertion_type. Empty means

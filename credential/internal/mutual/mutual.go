@@ -33,6 +33,11 @@ func Transport(base *http.Transport, cert *tls.Certificate) *http.Transport {
 	if t.TLSClientConfig == nil {
 		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	if len(t.TLSNextProto) > 0 {
+		// Others would be given our connections for HTTP/2, and they share them: among
+		// all copies of base, whatever the certificate. net/http's own does not.
+		t.TLSNextProto, t.ForceAttemptHTTP2 = nil, true
+	}
 	t.TLSClientConfig.Certificates = nil
 	t.TLSClientConfig.ClientSessionCache = nil
 	// Also where the server's list of authorities does not have ours: that it is
