@@ -11,6 +11,8 @@
 //   - whether it may, now, is asked of a policy on every use;
 //   - the credential is minted when the task begins to need it, kept until its
 //     time is up, and revoked when the task ends;
+//   - a copy of it is worth nothing where it is bound to a key of the task or to
+//     the workload's certificate;
 //   - model, retrieval and tool access are different Go types: mixing them does
 //     not compile.
 //
@@ -36,13 +38,15 @@
 //   - [github.com/taskcred/taskcred/credential/exchange] mints over OAuth 2.0:
 //     token exchange (RFC 8693), client credentials, RFC 7523; it revokes and
 //     introspects (RFC 7009, RFC 7662).
+//   - [github.com/taskcred/taskcred/credential/dpop] makes proofs of possession
+//     (RFC 9449), and can be used alone.
 //   - [github.com/taskcred/taskcred/credential/credentialtest] and
 //     [github.com/taskcred/taskcred/identity/identitytest] are for your own
 //     tests, as httptest is: an authorization server that enforces, a trust
 //     domain behind a real Workload API.
 //
 // Imports run down one way only: examples, credentialtest, exchange,
-// credential; below it scope/policy and scope on one side, identity/workload,
+// credential, credential/dpop; below them scope/policy and scope on one side, identity/workload,
 // identity and identity/secret on the other. Only identity/workload and
 // identitytest compile gRPC.
 //
@@ -53,7 +57,10 @@
 // server that does not check audience, expiry or revocation of what it is
 // given: a self-contained token that nobody introspects lives until it
 // expires, whatever was revoked. A bearer token that is stolen while its task
-// runs: its short life limits the thief, and only binding it to a key stops one.
+// runs: its short life limits the thief, and only binding it to a key stops one;
+// see credential.Binding and
+//
+//	go run ./examples/bound
 //
 // # Compatibility
 //
