@@ -129,8 +129,7 @@ var bindings = []mutant{
 		file:    "credential/internal/mutual/mutual.go",
 		old: `	time.AfterFunc(drainAgain, t.CloseIdleConnections)
 `,
-		new:   "	_ = time.AfterFunc
-",
+		new:   "\t_ = time.AfterFunc\n",
 		fails: tests{"TestManyRotations"},
 		in:    "credential",
 	},
