@@ -104,7 +104,7 @@ type reach [maxReach]atomic.Pointer[lease]
 
 // maxReach is how many leases are looked at, one after the other, before the
 // cache is asked.
-const maxReach = 8
+const maxReach = 6
 
 func (r *reach) get(c *cache, k key) *lease {
 	for i := range r {

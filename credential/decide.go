@@ -16,9 +16,10 @@ func (b *Broker[S]) decide(ctx context.Context, t *Task, a scope.Any, call polic
 			d, detail = policy.Decision{}, "the policy panicked"
 		}
 	}()
-	r := policy.Request{Scope: a, Facts: t.facts, Call: call}
-	r.Facts.Workload = b.workload
-	d, err := b.policy.Decide(ctx, r)
+	f := &t.facts
+	d, err := b.policy.Decide(ctx, policy.Request{Scope: a, Call: call, Facts: policy.Facts{
+		Workload: b.workload, Tenant: f.tenant, Subject: f.subject, Task: f.task, Step: f.step, Purpose: f.purpose,
+	}})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return policy.Decision{Reasons: d.Reasons}, "the policy took too long"
@@ -65,7 +66,7 @@ func (b *Broker[S]) reused(ctx context.Context, l *lease) {
 func (b *Broker[S]) facts(t *Task, a scope.Any) Lease {
 	f := Lease{Scope: a, Workload: b.workload}
 	if t != nil {
-		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.facts.Task, t.facts.Step, t.facts.Tenant, t.facts.Purpose, t.facts.Subject
+		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.facts.task, t.facts.step, t.facts.tenant, t.facts.purpose, t.facts.subject
 	}
 	return f
 }

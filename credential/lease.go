@@ -74,8 +74,10 @@ const (
 
 // lease is one token and its life. What is not marked otherwise is written
 // before the ledger knows of a token, and not after.
+//
+// What every call reads lies together and apart from the rest: a process holds
+// thousands, and a call should not have to fetch what it does not read.
 type lease struct {
-	// What every call reads comes first and lies together.
 	cache   *cache                // of the broker that asked for it
 	key     key                   // what it is cached by
 	heir    atomic.Pointer[lease] // has the same token and goes on in place of this one
@@ -89,9 +91,13 @@ type lease struct {
 	touched atomic.Int64          // on the monotonic clock: when the cache was last told of a use
 	header  secret.Text           // what goes into the Authorization header
 	token   secret.Text
+	task    *Task
+	*record
+}
 
+// record is what of a lease is read when it is made, told of and revoked.
+type record struct {
 	facts  Lease // ID, State, Expires, Acting and Bound are guarded by ledger.mu
-	task   *Task
 	ledger *Ledger
 	owner  *revoker
 	events *recorder

@@ -15,10 +15,10 @@ import (
 // prospect makes the lease of a token that may come.
 func (b *Broker[S]) prospect(t *Task, k key, once bool) *lease {
 	tried := make(chan struct{})
-	return &lease{
-		cache: b.cache, key: k, facts: b.facts(t, k.scope), task: t, ledger: b.ledger, owner: b.revoker, events: b.events, drop: b.drop,
-		once: once, tried: tried, tell: sync.OnceFunc(func() { close(tried) }),
-	}
+	return &lease{cache: b.cache, key: k, once: once, task: t, record: &record{
+		facts: b.facts(t, k.scope), ledger: b.ledger, owner: b.revoker, events: b.events, drop: b.drop,
+		tried: tried, tell: sync.OnceFunc(func() { close(tried) }),
+	}}
 }
 
 // admit says whether the issuer may be asked at all, and enters the lease in
@@ -51,7 +51,7 @@ func (b *Broker[S]) request(t *Task, s S, h *holder) TokenRequest[S] {
 	}
 	r := TokenRequest[S]{
 		Scope: s, Subject: subjectFor(t, s.Any()), Lifetime: max(life, 1),
-		Tenant: t.facts.Tenant, Purpose: t.facts.Purpose, Task: t.facts.Task, Step: t.facts.Step,
+		Tenant: t.facts.tenant, Purpose: t.facts.purpose, Task: t.facts.task, Step: t.facts.step,
 	}
 	if h != nil {
 		r.Key, r.Certificate = h.key, h.cert

@@ -15,7 +15,6 @@ import (
 
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/scope"
-	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // TaskOptions describes a task or, when [StartTask] is called under one, a
@@ -66,8 +65,9 @@ const (
 // Task is one unit of an agent's work. It rides in the context; credentials
 // are minted for it, are bounded by it and end with it. It is safe for
 // concurrent use.
+//
+// What every call reads lies together and apart from the rest, as in a lease.
 type Task struct {
-	// What every call reads comes first and lies together.
 	ctx        context.Context // of the task's life: cancelled by End, deadline and parent
 	limited    bool            // options.Only is a list
 	hasSubject bool
@@ -76,8 +76,15 @@ type Task struct {
 	// known.
 	subjectUntil instant
 	reach        reach
-	facts        policy.Facts // but for the workload, which is the issuer's
+	facts        taskFacts
+	*life
+}
 
+// taskFacts are policy.Facts without the workload, which is the issuer's.
+type taskFacts struct{ tenant, subject, task, step, purpose string }
+
+// life is what of a task is read when it begins, ends, and is issued something.
+type life struct {
 	options TaskOptions
 	keys    atomic.Pointer[holder] // written with mu held, while the task is not closed
 
@@ -156,16 +163,16 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 			return ctx, nil, err
 		}
 	}
-	t := &Task{options: o, parent: parent, ended: make(chan struct{})}
+	t := &Task{life: &life{options: o, parent: parent, ended: make(chan struct{})}}
 	t.limited, t.hasSubject = o.Only != nil, !o.Subject.IsZero()
-	t.facts = policy.Facts{Tenant: o.Tenant, Subject: o.Subject.ID, Task: o.ID, Step: o.ID, Purpose: o.Purpose}
+	t.facts = taskFacts{o.Tenant, o.Subject.ID, o.ID, o.ID, o.Purpose}
 	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
 	if x := o.Subject.Expiry; !x.IsZero() {
 		t.subjectUntil = wallAt(x, now)
 	}
 	if parent != nil {
 		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
-		t.facts.Task = parent.facts.Task
+		t.facts.task = parent.facts.task
 	}
 	if d, ok := ctx.Deadline(); ok {
 		t.until = earlier(t.until, wallAt(d, now))
