@@ -141,4 +141,11 @@ var bindings = []mutant{
 		fails:   tests{"TestMutualTLSAndForeignHTTP2"},
 		in:      "credential",
 	},
+	{
+		defence: "connections to the issuer end with a certificate that was replaced",
+		file:    "credential/exchange/mutual.go",
+		old:     `replaced := m.current != t`,
+		new:     `replaced := false`,
+		fails:   tests{"TestMutualTLSDrains"},
+	},
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 
@@ -35,7 +36,36 @@ func (m *certified) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r)
 		return nil, err
 	}
-	return t.RoundTrip(r)
+	resp, err := t.RoundTrip(r)
+	if err != nil || resp.Body == nil {
+		m.leave(t)
+		return resp, err
+	}
+	resp.Body = carried{resp.Body, func() { m.leave(t) }}
+	return resp, nil
+}
+
+// carried is the body of an answer, which is read and closed by us in every
+// case.
+type carried struct {
+	io.ReadCloser
+	leave func()
+}
+
+// Close closes the body and ends the use of its transport.
+func (c carried) Close() error {
+	defer c.leave()
+	return c.ReadCloser.Close()
+}
+
+// leave notes that a request by t is over.
+func (m *certified) leave(t *http.Transport) {
+	m.mu.Lock()
+	replaced := m.current != t
+	m.mu.Unlock()
+	if replaced {
+		mutual.Drain(t)
+	}
 }
 
 // certificateKey is the key of a context whose requests must show one
@@ -50,9 +80,9 @@ func certificateFrom(ctx context.Context) *tls.Certificate {
 }
 
 // transport returns what makes a request with cert, nil for that of the
-// moment. Connections of a certificate
-// that was replaced end when the requests on them do. That every endpoint is
-// https, where alone a certificate is shown, New and the metadata's reader see to.
+// moment. Connections of a certificate that was replaced end when the requests on
+// them do. That every endpoint is https, where alone a certificate is shown, New
+// and the metadata's reader see to.
 func (m *certified) transport(cert *tls.Certificate) (*http.Transport, error) {
 	if cert == nil {
 		var err error

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -159,6 +162,62 @@ func TestMutualTLSRotation(t *testing.T) {
 	}
 	if serials[0] != serials[1] || serials[1] == serials[2] || serials[2] != serials[3] {
 		t.Errorf("certificates %v, want two of the first and two of the second", serials)
+	}
+}
+
+// A connection that shows a certificate which was replaced ends with the request
+// on it, over HTTP/1.1 and HTTP/2.
+func TestMutualTLSDrains(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		domain := trustDomain(t)
+		var open atomic.Int64
+		held, hold := make(chan struct{}), make(chan struct{})
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("token") == "slow" {
+				held <- struct{}{}
+				<-hold
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"active":false}`)
+		}))
+		s.EnableHTTP2 = http2
+		s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
+		s.Config.ConnState = func(_ net.Conn, now http.ConnState) {
+			switch now {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed:
+				open.Add(-1)
+			}
+		}
+		s.StartTLS()
+		defer s.Close()
+		base := s.Client().Transport.(*http.Transport).Clone()
+		base.IdleConnTimeout = 0
+		self := domain.Source("/agent")
+		i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: s.URL, IntrospectionURL: s.URL, Workload: self, MutualTLS: true, Base: base})
+		defer i.CloseIdleConnections()
+		done := make(chan error)
+		go func() {
+			_, err := i.Introspect(t.Context(), secret.New("slow"))
+			done <- err
+		}()
+		<-held
+		if err := domain.RotateKeys(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.Introspect(t.Context(), secret.New("quick")); err != nil {
+			t.Fatal(err)
+		}
+		close(hold)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(10 * time.Second); open.Load() != 1; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("HTTP/2 %v: %d connections are open", http2, open.Load())
+			}
+		}
 	}
 }
 
