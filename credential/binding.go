@@ -85,7 +85,8 @@ type Certified interface {
 // Issuers that are not one are sent ES256.
 type Prover interface {
 	// ProofAlgorithms returns the server's dpop_signing_alg_values_supported (RFC
-	// 9449 section 5.1), nil when it does not say. It may do I/O.
+	// 9449 section 5.1), nil when it does not say. It may do I/O: all callers wait for
+	// one answer, which is kept, and that there is none is an outage of the issuer.
 	ProofAlgorithms(ctx context.Context) ([]string, error)
 }
 

@@ -57,9 +57,10 @@ type Broker[S scope.Scope] struct {
 	done     chan struct{} // closed when Close has done its work
 	closeErr error         // set before done is closed
 
-	mu      sync.Mutex // guards flights and writes to cache; no I/O, nobody else's code under it
+	mu      sync.Mutex // guards flights, inquiry and writes to cache; no I/O, nobody else's code under it
 	cache   *cache     // read without mu
 	flights map[key]*flight
+	inquiry *inquiry // the last one
 }
 
 // key is what a credential is cached by. The task stands for tenant, subject
@@ -109,8 +110,8 @@ func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Ca
 	if err := fits(t, k.scope, now, portable); err != nil {
 		return nil, s, b.deny(ctx, t, k.scope, err, nil)
 	}
-	if k.holder, err = b.holder(ctx, t); err != nil {
-		return nil, s, b.deny(ctx, t, k.scope, named(err, s.Name()), nil)
+	if k.holder, err = b.holder(ctx, t, s); err != nil {
+		return nil, s, err
 	}
 	for range attempts {
 		l, err := b.take(ctx, t, s, k, now)
@@ -152,10 +153,13 @@ func (b *Broker[S]) take(ctx context.Context, t *Task, s S, k key, now instant) 
 // revoke.
 func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *Error {
 	l := f.lease
-	admitted := false
+	admitted, settled := false, false
 	defer func() {
-		if !admitted { // refused, or runtime.Goexit in a match
+		switch {
+		case !admitted: // refused, or runtime.Goexit in a match
 			b.ledger.close(l)
+		case !settled: // runtime.Goexit in the issuer
+			_ = b.ledger.settle(ctx, l, &Error{Reason: ErrIssuer, Code: "panic"})
 		}
 	}()
 	if err := b.admit(l, k); err != nil {
@@ -165,10 +169,11 @@ func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *E
 	admitted = true
 	// 5. The issuer mints.
 	began := readClock()
-	r, refused := b.issue(ctx, l, b.request(t, s, k.holder))
+	r, refused := b.issue(ctx, b.request(t, s, k.holder))
 	// 6. The response is verified, also one that came with an error.
 	refused = b.believe(ctx, l, t, s, r, began, refused)
 	// 7. The lease goes into the ledger, or the token is revoked.
+	settled = true
 	refused = b.ledger.settle(ctx, l, refused)
 	// 8. One event; the flight takes the lease to the cache.
 	if refused != nil {

@@ -38,6 +38,14 @@ func (b *Broker[S]) deny(ctx context.Context, t *Task, a scope.Any, err error, r
 	return err
 }
 
+// denied is deny for an error that may be nil, and has no scope.
+func (b *Broker[S]) denied(ctx context.Context, t *Task, s S, err error) error {
+	if err == nil {
+		return nil
+	}
+	return b.deny(ctx, t, s.Any(), named(err, s.Name()), nil)
+}
+
 // refuse records an answer that was of no use.
 func (b *Broker[S]) refuse(ctx context.Context, l *lease, err *Error) {
 	if b.events.wants(ctx, EventRefused) {

@@ -51,25 +51,9 @@ func (b *Broker[S]) mintAlone(ctx context.Context, t *Task, s S, k key) (*lease,
 
 // wait waits for a flight, each caller on its own context.
 func (b *Broker[S]) wait(ctx context.Context, t *Task, s S, k key, f *flight) error {
-	select {
-	case <-f.done:
-	case <-f.life: // closed after done, or because the issuer's time is up
-		late := time.NewTimer(grace)
-		defer late.Stop()
-		select {
-		case <-f.done:
-		case <-late.C:
-		case <-t.ctx.Done():
-		case <-ctx.Done():
-		}
-	case <-t.ctx.Done():
-	case <-ctx.Done():
-	}
-	select {
-	case <-f.done:
-	default:
+	if !landed(ctx, t, f.done, f.life) {
 		b.leave(f, k)
-		return or(b.gone(ctx, t, s), error(&Error{Reason: ErrIssuer, Code: "timeout", Scope: s.Name(), ctx: context.DeadlineExceeded}))
+		return or(b.gone(ctx, t, s), error(silent(s.Name())))
 	}
 	if f.err == nil {
 		return nil
@@ -79,6 +63,36 @@ func (b *Broker[S]) wait(ctx context.Context, t *Task, s S, k key, f *flight) er
 	}
 	e := *f.err // a copy for each: callers may write to what they were given
 	return &e
+}
+
+// landed waits for done and reports whether it was closed. It waits no longer
+// than the task and the caller's own context, and grace after the issuer's time.
+func landed(ctx context.Context, t *Task, done, life <-chan struct{}) bool {
+	select {
+	case <-done:
+	case <-life: // closed after done, or because the issuer's time is up
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case <-done:
+		case <-late.C:
+		case <-t.ctx.Done():
+		case <-ctx.Done():
+		}
+	case <-t.ctx.Done():
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// silent is the error of a caller whose issuer has not answered in time.
+func silent(scope string) *Error {
+	return &Error{Reason: ErrIssuer, Code: "timeout", Scope: scope, ctx: context.DeadlineExceeded}
 }
 
 // grace is how long an issuer may take to notice that its time is up.

@@ -29,21 +29,23 @@ type holder struct {
 	drain     func() // the same, for the last time: it was replaced
 }
 
-// holder returns what a credential of t is to be bound to, nil for nothing.
-func (b *Broker[S]) holder(ctx context.Context, t *Task) (*holder, error) {
+// holder returns what a credential of t is to be bound to, nil for nothing. Its
+// errors are told.
+func (b *Broker[S]) holder(ctx context.Context, t *Task, s S) (h *holder, err error) {
 	switch {
 	case b.binding.isDPoP():
-		a, err := b.algorithm(ctx, t)
+		a, err := b.algorithm(ctx, t, s)
 		if err != nil {
 			return nil, err
 		}
-		return t.holder(a)
+		h, err = t.holder(a)
+		return h, b.denied(ctx, t, s, err)
 	case b.binding.isTLS():
 		h, old, err := b.certs.holder()
 		if old != nil {
 			b.replaced(old)
 		}
-		return h, err
+		return h, b.denied(ctx, t, s, err)
 	}
 	return nil, nil
 }
@@ -86,41 +88,6 @@ func (t *Task) closeKeys() {
 	for h := t.keys.Load(); h != nil; h = h.next {
 		h.key.Close()
 	}
-}
-
-// algorithm returns what proofs are signed with. The issuer is asked once: it
-// says so in its metadata.
-func (b *Broker[S]) algorithm(ctx context.Context, t *Task) (dpop.Algorithm, error) {
-	if a := b.signs.Load(); a != nil {
-		return *a, nil
-	}
-	var accepted []string
-	if b.algorithms != nil {
-		ctx, cancel := b.detach(ctx, t)
-		defer cancel()
-		var err error
-		if accepted, err = b.askAlgorithms(ctx); err != nil {
-			return "", err
-		}
-	}
-	a, err := dpop.Choose(accepted)
-	if err != nil {
-		return "", &Error{Reason: ErrIssuer, Code: "dpop_algorithm", Detail: "the issuer takes proofs in no algorithm that is known here; see package dpop"}
-	}
-	b.signs.Store(&a)
-	return a, nil
-}
-
-func (b *Broker[S]) askAlgorithms(ctx context.Context) (accepted []string, err error) {
-	defer func() {
-		if recover() != nil {
-			err = &Error{Reason: ErrIssuer, Code: "panic"}
-		}
-	}()
-	if accepted, err = b.algorithms(ctx); err != nil {
-		return nil, issuerError(err, "")
-	}
-	return accepted, nil
 }
 
 // confirm asks the issuer what a token is bound to that cannot be read. Where

@@ -68,23 +68,19 @@ func subjectFor(t *Task, a scope.Any) identity.Subject {
 	return t.options.Subject
 }
 
-// issue calls the issuer. A panic of it becomes an error; with runtime.Goexit
-// nobody goes on, so the lease is closed here.
-func (b *Broker[S]) issue(ctx context.Context, l *lease, r TokenRequest[S]) (_ TokenResponse, refused *Error) {
-	returned, began := false, readClock()
+// issue calls the issuer. A panic of it becomes an error.
+func (b *Broker[S]) issue(ctx context.Context, r TokenRequest[S]) (_ TokenResponse, refused *Error) {
+	began := readClock()
 	defer func() {
 		if recover() != nil {
 			refused = &Error{Reason: ErrIssuer, Code: "panic", Scope: r.Scope.Name()}
 			b.outage.note(refused, false, began, readClock())
-		} else if !returned {
-			b.ledger.close(l)
 		}
 	}()
 	resp, err := TokenResponse{}, ctx.Err()
 	if err == nil {
 		resp, err = b.fetch(ctx, r)
 	}
-	returned = true
 	if err != nil {
 		refused = issuerError(err, r.Scope.Name())
 	}

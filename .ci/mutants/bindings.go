@@ -148,4 +148,26 @@ var bindings = []mutant{
 		new:     `replaced := false`,
 		fails:   tests{"TestMutualTLSDrains"},
 	},
+	{
+		defence: "no token stays behind where the issuer ends the goroutine",
+		file:    "credential/broker.go",
+		old:     `case !settled: // runtime.Goexit in the issuer`,
+		new:     `case !settled && false:`,
+		fails:   tests{"TestConfirmGoexit"},
+	},
+	{
+		defence: "all wait for one answer about algorithms",
+		file:    "credential/inquiry.go",
+		old:     `if q := b.inquiry; q != nil && q.isUseful() {`,
+		new:     `if q := b.inquiry; q != nil && false {`,
+		fails:   tests{"TestAlgorithmsAreAskedOnce"},
+	},
+	{
+		defence: "that nobody says which algorithms is an outage",
+		file:    "credential/inquiry.go",
+		old: `	b.note(ctx, err, began)
+`,
+		new:   "	_ = began\n",
+		fails: tests{"TestAlgorithmsOutage"},
+	},
 }
