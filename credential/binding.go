@@ -77,7 +77,8 @@ func (c Confirmation) String() string {
 // does no I/O.
 type Certified interface {
 	// Certificate returns the certificate of the moment with its chain and key,
-	// never one that has expired.
+	// never one that has expired. An error that matches [ErrInvalid] says that there
+	// will never be one: [NewBroker] asks, too.
 	Certificate() (*tls.Certificate, error)
 }
 

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/taskcred/taskcred/credential/internal/challenge"
 )
@@ -24,7 +25,8 @@ func wantsMore(h http.Header) bool {
 func proofFlaw(h http.Header) string {
 	for _, line := range h["Www-Authenticate"] {
 		for _, c := range challenge.Parse(line) {
-			if e := c.Params["error"]; c.Scheme == "dpop" && (e == "invalid_dpop_proof" || e == "use_dpop_nonce") {
+			e := strings.ToLower(c.Params["error"]) // as package dpop reads it
+			if c.Scheme == "dpop" && (e == "invalid_dpop_proof" || e == "use_dpop_nonce") {
 				return e
 			}
 		}

@@ -106,6 +106,7 @@ func (b *Broker[S]) confirm(ctx context.Context, l *lease, w want, token secret.
 	case err != nil || is.IsZero():
 		return w.unconfirmed(l)
 	case is != w.holder.is || w.binding.isDPoP() && !l.bound:
+		l.bound = false // whatever the token_type said
 		return &Error{Reason: ErrRefused, Code: "cnf", Detail: "introspection says that the token is bound to another key or certificate than ours"}
 	}
 	l.bound = true

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -111,6 +112,9 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if o.Binding.isTLS() && certified == nil {
 		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer has no certificate; give a Certified one, such as that of exchange.New with Config.MutualTLS"}
 	}
+	if o.Binding.isTLS() && neverCertified(certified) {
+		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer was not made to show its certificate; for that of exchange.New set Config.MutualTLS"}
+	}
 	b := &Broker[S]{
 		fetch:   issuer.Issue,
 		policy:  o.Policy,
@@ -161,6 +165,16 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 func showsCertificates(base http.RoundTripper) bool {
 	t, ok := base.(*http.Transport)
 	return ok && mutual.Usable(t)
+}
+
+// neverCertified reports whether an issuer says that it was not made to show a
+// certificate. Any other error may pass.
+func neverCertified(issuer Certified) (never bool) {
+	quietly(func() {
+		_, err := issuer.Certificate()
+		never = errors.Is(err, ErrInvalid)
+	})
+	return never
 }
 
 // isNil reports whether v is nil, or an interface around a nil func, pointer

@@ -129,7 +129,7 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 		return nil, err
 	}
 	switch {
-	case resp.StatusCode == http.StatusUnauthorized && l.bound && proofFlaw(resp.Header) != "":
+	case resp.StatusCode == http.StatusUnauthorized && l.proves() && proofFlaw(resp.Header) != "":
 		err := t.badProof(req, resp)
 		discard(resp)
 		return nil, t.broker.deny(req.Context(), l.task, l.key.scope, err, nil)

@@ -177,13 +177,15 @@ func (c claims) verify(s scope.Any, subject identity.Subject, r TokenResponse, v
 	if len(c.Audience) != 1 || !slices.Contains(want, c.Audience[0]) {
 		return refuse("aud", "the token is for %s and must be for %s alone; see Spec.Audience", shown(c.Audience, slices.Concat(r.Presented, []secret.Text{subject.Token, r.AccessToken})...), want[0])
 	}
+	told := v.bound // by the token_type; what the token says of itself is what counts
+	v.bound = false
 	switch is := confirmation(c.Cnf); {
-	case c.Cnf == nil && v.bound:
+	case c.Cnf == nil && told:
 		return refuse("cnf", "the answer says that the token is bound to a key, and the token does not (RFC 9449 section 6.1)")
 	case c.Cnf == nil && w.binding.required():
 		return refuse("cnf", "the token is not bound to the certificate (RFC 8705 section 3.1), and BrokerOptions.Binding requires it")
 	case c.Cnf == nil:
-	case w.holder == nil, w.binding.isDPoP() && !v.bound:
+	case w.holder == nil, w.binding.isDPoP() && !told:
 		return refuse("cnf", "the token is bound to a key, and no binding was asked for or told of")
 	case is != w.holder.is:
 		return refuse("cnf", "the token is bound to another key or certificate than ours")

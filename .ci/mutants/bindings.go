@@ -19,7 +19,7 @@ var bindings = []mutant{
 	{
 		defence: "a DPoP token says its key",
 		file:    "credential/verify.go",
-		old:     `case c.Cnf == nil && v.bound:`,
+		old:     `case c.Cnf == nil && told:`,
 		new:     `case false:`,
 		fails:   tests{"TestBindingAnswers/preferred, no cnf"},
 	},
@@ -33,7 +33,7 @@ var bindings = []mutant{
 	{
 		defence: "a Bearer token is not bound to a key",
 		file:    "credential/verify.go",
-		old:     `case w.holder == nil, w.binding.isDPoP() && !v.bound:`,
+		old:     `case w.holder == nil, w.binding.isDPoP() && !told:`,
 		new:     `case w.holder == nil:`,
 		fails:   tests{"TestBindingAnswers/preferred, Bearer that is bound"},
 	},
@@ -102,7 +102,7 @@ var bindings = []mutant{
 	{
 		defence: "a proof that is not accepted blames no credential",
 		file:    "credential/transport.go",
-		old:     `resp.StatusCode == http.StatusUnauthorized && l.bound && proofFlaw(resp.Header) != "":`,
+		old:     `resp.StatusCode == http.StatusUnauthorized && l.proves() && proofFlaw(resp.Header) != "":`,
 		new:     `false:`,
 		fails:   tests{"TestNonceNever/tool", "TestProofSkew"},
 	},
@@ -169,5 +169,35 @@ var bindings = []mutant{
 `,
 		new:   "	_ = began\n",
 		fails: tests{"TestAlgorithmsOutage"},
+	},
+	{
+		defence: "a certificate is no proof",
+		file:    "credential/transport.go",
+		old:     `StatusUnauthorized && l.proves() && proofFlaw`,
+		new:     `StatusUnauthorized && l.bound && proofFlaw`,
+		fails:   tests{"TestProofFlaws"},
+	},
+	{
+		defence: "what a token says of itself counts, in the inventory, too",
+		file:    "credential/verify.go",
+		old: `	v.bound = false
+`,
+		new:   "",
+		fails: tests{"TestRefusedIsNotBound"},
+	},
+	{
+		defence: "so does what its server says",
+		file:    "credential/holder.go",
+		old: `		l.bound = false // whatever the token_type said
+`,
+		new:   "",
+		fails: tests{"TestRefusedIsNotBound"},
+	},
+	{
+		defence: "an issuer that was not made to show a certificate is refused at once",
+		file:    "credential/options.go",
+		old:     `if o.Binding.isTLS() && neverCertified(certified) {`,
+		new:     `if false {`,
+		fails:   tests{"TestMutualTLSWithoutConfig"},
 	},
 }
