@@ -200,4 +200,25 @@ var bindings = []mutant{
 		new:     `if false {`,
 		fails:   tests{"TestMutualTLSWithoutConfig"},
 	},
+	{
+		defence: "a token for one use is sent once",
+		file:    "credential/dpop/binder.go",
+		old:     `(b.Once || !died`,
+		new:     `(!died`,
+		fails:   tests{"TestOnce"},
+	},
+	{
+		defence: "a server is one SPIFFE ID",
+		file:    "identity/workload/peer.go",
+		old:     `case found != id:`,
+		new:     `case false:`,
+		fails:   tests{"TestPeer/another of the trust domain", "TestPeer/one below it"},
+	},
+	{
+		defence: "a trust domain is no server",
+		file:    "identity/workload/peer.go",
+		old:     `if id.Path() == "" {`,
+		new:     `if false {`,
+		fails:   tests{"TestPeerNeedsAWorkload"},
+	},
 }

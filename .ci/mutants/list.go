@@ -1621,8 +1621,8 @@ var general = []mutant{
 	{
 		defence: "repeating ends",
 		file:    "credential/dpop/binder.go",
-		old:     `(!died || lost == maxLost)`,
-		new:     `(!died || lost > maxLost)`,
+		old:     `!died || lost == maxLost)`,
+		new:     `!died || lost > maxLost)`,
 		fails:   tests{"TestRepeats"},
 	},
 	{
