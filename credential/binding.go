@@ -24,15 +24,19 @@ const (
 	// answers with one.
 	PreferDPoP
 	// RequireDPoP binds to a key of the task (RFC 9449), which is made when it is
-	// first needed and is unusable once the task has ended. A step has its own.
+	// first needed and is unusable once the task has ended. A step has its own. It
+	// is one for all brokers whose issuers take the same algorithm, who can tell by
+	// it that the task is the same. Of a token that cannot be read, the answer's
+	// token_type says that it is bound, unless introspection says something else.
 	RequireDPoP
 	// PreferMutualTLS is RequireMutualTLS, but takes a token that nobody says is
-	// bound.
+	// bound. That is dropped with the certificate, too.
 	PreferMutualTLS
 	// RequireMutualTLS binds to the workload's certificate (RFC 8705 section 3),
 	// which both the issuer and the endpoint are shown in the TLS handshake. When
 	// the certificate is replaced, the credentials bound to it are dropped and
-	// revoked as the calls that carry them end.
+	// revoked as the calls that carry them end. Of a token that cannot be read,
+	// introspection must say that it is bound.
 	RequireMutualTLS
 )
 
@@ -77,7 +81,7 @@ func (c Confirmation) String() string {
 // does no I/O.
 type Certified interface {
 	// Certificate returns the certificate of the moment with its chain and key,
-	// never one that has expired. An error that matches [ErrInvalid] says that there
+	// never one that has expired, and the same until it is replaced. An error that matches [ErrInvalid] says that there
 	// will never be one: [NewBroker] asks, too.
 	Certificate() (*tls.Certificate, error)
 }

@@ -1262,7 +1262,7 @@ var general = []mutant{
 	{
 		defence: "its members are not ambiguous",
 		file:    "credential/exchange/metadata.go",
-		old:     `if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases", "dpop_signing_alg_values_supported"); what != "" {`,
+		old:     `if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {`,
 		new:     `if what := ""; what != "" {`,
 		fails:   tests{"TestBadMetadata/issuer twice", "TestBadMetadata/Issuer and issuer", "TestBadMetadata/Token_Endpoint"},
 	},

@@ -30,6 +30,7 @@ const (
 // knows nothing of OAuth.
 type guard struct {
 	send    func(*http.Request) (*http.Response, error)
+	prove   func(*http.Request, func(*http.Request) (*http.Response, error)) (*http.Response, error) // calls send with proofs; nil: none is wanted
 	timeout time.Duration
 }
 
@@ -69,8 +70,16 @@ func (g *guard) do(r *http.Request) (reply, error) {
 	r.Header = r.Header.Clone() // the request is the caller's
 	r.Header.Set("Accept", "application/json")
 	re := reply{url: r.URL, sent: time.Now()}
-	resp, err := g.send(r)
+	proved := g.prove == nil
+	send := func(r *http.Request) (*http.Response, error) {
+		proved = true
+		tries.Store(0) // one proof, one request
+		return g.send(r)
+	}
+	resp, err := g.attempt(r, send)
 	switch {
+	case err != nil && !proved: // its text may repeat the URL
+		return reply{}, failed(r.URL, "dpop_proof", "no proof can be made for the endpoint's URL with the task's key")
 	case err == errNoCertificate:
 		return reply{}, noCertificate()
 	case err != nil && tries.Load() > maxTries:
@@ -91,6 +100,13 @@ func (g *guard) do(r *http.Request) (reply, error) {
 	}
 	re.read(ctx, resp.Body)
 	return re, nil
+}
+
+func (g *guard) attempt(r *http.Request, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	if g.prove != nil {
+		return g.prove(r, send)
+	}
+	return send(r)
 }
 
 // read reads the body. That it fails is for the caller to judge: a revocation

@@ -21,7 +21,8 @@ const failurePause = time.Second
 type endpoints struct {
 	token, revocation, introspection string
 
-	proofs []string // dpop_signing_alg_values_supported (RFC 9449 section 5.1)
+	proofs     []string // dpop_signing_alg_values_supported (RFC 9449 section 5.1)
+	proofsRead bool     // false: they are there, and cannot be read
 }
 
 // metadata is the document of RFC 8414, loaded when first needed and kept: an
@@ -56,7 +57,7 @@ func (c *client) endpoints(ctx context.Context, known string) (endpoints, error)
 	if err != nil {
 		return endpoints{}, err
 	}
-	to.token, to.proofs = found.token, found.proofs
+	to.token, to.proofs, to.proofsRead = found.token, found.proofs, found.proofsRead
 	if to.revocation == "" {
 		to.revocation = found.revocation
 	}
@@ -187,7 +188,7 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 	if err != nil {
 		return endpoints{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases", "dpop_signing_alg_values_supported"); what != "" {
+	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {
 		return endpoints{}, flaw{"bad_json", what}
 	}
 	// RFC 8414 section 3.3: identical, byte for byte, or the document MUST NOT be
@@ -208,9 +209,10 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 			return endpoints{}, flaw{"endpoint_origin", "the " + name + " for mutual TLS in the metadata is neither at the issuer's host nor at a name below it; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
 		}
 	}
-	if v, ok := o.get("dpop_signing_alg_values_supported"); ok && json.Unmarshal(v, &to.proofs) != nil {
-		return endpoints{}, flaw{"bad_json", "dpop_signing_alg_values_supported is not an array of strings (RFC 9449 section 5.1)"}
-	}
+	// Who wants no proofs is not to fail for it.
+	const algorithms = "dpop_signing_alg_values_supported"
+	v, ok := o.get(algorithms)
+	to.proofsRead = o.ambiguity(algorithms) == "" && (!ok || json.Unmarshal(v, &to.proofs) == nil)
 	if to.token == "" {
 		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}
 	}

@@ -32,9 +32,11 @@ func (c *client) proving(p possession) *guard {
 		return c.guard
 	}
 	b := dpop.Binder{Key: p.key, Nonces: &c.nonces}
-	return &guard{timeout: c.guard.timeout, send: func(r *http.Request) (*http.Response, error) {
-		return b.Do(r, "", c.guard.send)
-	}}
+	proving := *c.guard
+	proving.prove = func(r *http.Request, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+		return b.Do(r, "", send)
+	}
+	return &proving
 }
 
 // Certificate returns the workload's certificate, to which what is issued can
@@ -56,7 +58,16 @@ func (i *Issuer[S]) ProofAlgorithms(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	to, err := i.client.endpoints(ctx, "")
-	return to.proofs, err
+	switch {
+	case err != nil:
+		return nil, err
+	case !to.proofsRead:
+		return nil, &credential.Error{
+			Reason: credential.ErrIssuer, Code: "bad_json", Host: i.client.host(),
+			Detail: "dpop_signing_alg_values_supported in the metadata is not one array of strings (RFC 9449 section 5.1)",
+		}
+	}
+	return to.proofs, nil
 }
 
 // Confirm asks the server's introspection endpoint what token is bound to;

@@ -3,7 +3,9 @@ package exchange_test
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -51,7 +53,8 @@ func TestProofGoesToTheTokenEndpoint(t *testing.T) {
 	}
 	key.Close()
 	before := as.count()
-	if _, err := i.Issue(t.Context(), bound); err == nil || as.count() != before {
+	_, err = i.Issue(t.Context(), bound)
+	if e, ok := errors.AsType[*credential.Error](err); !ok || e.Code != "dpop_proof" || as.count() != before {
 		t.Errorf("with a closed key: %v, %d requests", err, as.count()-before)
 	}
 }
@@ -86,6 +89,34 @@ func TestTokenEndpointNonce(t *testing.T) {
 	}
 }
 
+// What a server asks for and what a connection does are bounded apart: each
+// proof has as many connections as a request without one.
+func TestConnectionsOfEachProof(t *testing.T) {
+	n := 0
+	as := &server{handler: func(r *http.Request, _ url.Values) *http.Response {
+		for range 2 { // the first was dead
+			httptrace.ContextClientTrace(r.Context()).GetConn("")
+		}
+		if n++; n <= 2 {
+			resp := response(400, "application/json", `{"error":"use_dpop_nonce"}`)
+			resp.Header.Set("DPoP-Nonce", fmt.Sprint("nonce-", n))
+			return resp
+		}
+		return response(200, "application/json", goodAns)
+	}}
+	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
+	key, err := dpop.NewKey("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	r := request(t)
+	r.Key = key
+	if _, err := i.Issue(t.Context(), r); err != nil || as.count() != 3 {
+		t.Errorf("got %v after %d requests", err, as.count())
+	}
+}
+
 func TestProofAlgorithms(t *testing.T) {
 	with := func(member string) string {
 		return strings.Replace(goodMetadata, `"scopes_supported"`, member+`,"scopes_supported"`, 1)
@@ -109,6 +140,10 @@ func TestProofAlgorithms(t *testing.T) {
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: got %q", c.name, got)
+		}
+		// Whatever it says, who wants no proof is given a token, if it is JSON at all.
+		if _, err := newIssuer(t, discovering(t, metadataServer(issuerID, c.document))).Issue(t.Context(), request(t)); err != nil && c.name != "twice" {
+			t.Errorf("%s: without a proof: %v", c.name, err)
 		}
 	}
 	as := always(500, "text/plain", "")
