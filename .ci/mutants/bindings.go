@@ -93,7 +93,7 @@ var bindings = []mutant{
 	},
 	{
 		defence: "a credential goes over connections of its certificate",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old: `		carry = h.carry // also what is not bound: no other connection is better
 `,
 		new:   "",

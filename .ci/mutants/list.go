@@ -316,7 +316,7 @@ var general = []mutant{
 	},
 	{
 		defence: "what a policy narrowed holds for gRPC",
-		file:    "credential/transport.go",
+		file:    "credential/portable.go",
 		old:     `if _, err := narrow.rpc(uri); err != nil {`,
 		new:     `if err := error(nil); narrow == nil {`,
 		fails:   tests{"TestGRPCOutsideTheNarrowing"},
@@ -480,14 +480,14 @@ var general = []mutant{
 	},
 	{
 		defence: "a gRPC call lies in the scope",
-		file:    "credential/transport.go",
+		file:    "credential/portable.go",
 		old:     `if err := t.scope.Covers(http.MethodPost, u); err != nil {`,
 		new:     `if err := error(nil); err != nil {`,
 		fails:   tests{"TestGRPC"},
 	},
 	{
 		defence: "gRPC does not send in clear",
-		file:    "credential/transport.go",
+		file:    "credential/portable.go",
 		old:     `RequireTransportSecurity() bool { return true }`,
 		new:     `RequireTransportSecurity() bool { return false }`,
 		fails:   tests{"TestGRPC"},
@@ -501,7 +501,7 @@ var general = []mutant{
 	},
 	{
 		defence: "so are those in trailers",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old:     `out.Trailer = cleanTrailer(req.Trailer)`,
 		new:     `out.Trailer = req.Trailer`,
 		fails:   tests{"TestTrailers"},
@@ -529,7 +529,7 @@ var general = []mutant{
 	},
 	{
 		defence: "the response has the caller's request",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old:     `	resp.Request = req // the caller`,
 		new:     `	_ = req // the caller`,
 		fails:   tests{"TestHeaders", "TestNoLeak"},
@@ -557,14 +557,14 @@ var general = []mutant{
 	},
 	{
 		defence: "a panic of the base takes nothing with it",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old:     `resp, err = nil, errors.New("credential: the base transport panicked")`,
 		new:     `resp, err = &http.Response{Body: http.NoBody}, nil`,
 		fails:   tests{"TestBasePanics"},
 	},
 	{
 		defence: "no proxy from the environment",
-		file:    "credential/transport.go",
+		file:    "credential/base.go",
 		old: `		ForceAttemptHTTP2:      true,
 `,
 		new: `		ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
@@ -573,7 +573,7 @@ var general = []mutant{
 	},
 	{
 		defence: "http2debug chooses HTTP/1.1",
-		file:    "credential/transport.go",
+		file:    "credential/base.go",
 		old: `	if printsHTTP2() {
 		own`,
 		new: `	if false {
@@ -582,14 +582,14 @@ var general = []mutant{
 	},
 	{
 		defence: "what is good for one call is sent once",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old:     `if l.once && !l.proves() { // net/http`,
 		new:     `if false { // net/http`,
 		fails:   tests{"TestSingleUseIsSentOnce"},
 	},
 	{
 		defence: "an unsafe request arrives once",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old: `		sendOnce(out.Header)
 `,
 		new:   "",
@@ -597,14 +597,14 @@ var general = []mutant{
 	},
 	{
 		defence: "an unsafe request is resent seldom",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old:     `if left--; left < 0 {`,
 		new:     `if left--; false {`,
 		fails:   tests{"TestUnsafeRequestsAreResentSeldom"},
 	},
 	{
 		defence: "an unsafe request is not repeated",
-		file:    "credential/transport.go",
+		file:    "credential/send.go",
 		old: `		if !t.unsafe {
 			return false
 		}
