@@ -890,6 +890,7 @@ func TestMutualTLSDrains(t *testing.T) {
 		if n := echo.open.Load(); n != 2 {
 			t.Errorf("%d connections while the old one is in use", n)
 		}
+		time.Sleep(mutual.DrainAgain + 100*time.Millisecond) // the call lasts longer than whoever drained when the certificate was replaced
 		close(hold)
 		_, _ = io.Copy(io.Discard, slow.Body)
 		_ = slow.Body.Close()

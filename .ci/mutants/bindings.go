@@ -127,7 +127,7 @@ var bindings = []mutant{
 	{
 		defence: "connections that come free late are closed",
 		file:    "credential/internal/mutual/mutual.go",
-		old: `	time.AfterFunc(drainAgain, t.CloseIdleConnections)
+		old: `	time.AfterFunc(DrainAgain, t.CloseIdleConnections)
 `,
 		new:   "\t_ = time.AfterFunc\n",
 		fails: tests{"TestManyRotations"},

@@ -52,7 +52,8 @@ func Transport(base *http.Transport, cert *tls.Certificate) *http.Transport {
 // after its body was read.
 func Drain(t *http.Transport) {
 	t.CloseIdleConnections()
-	time.AfterFunc(drainAgain, t.CloseIdleConnections)
+	time.AfterFunc(DrainAgain, t.CloseIdleConnections)
 }
 
-const drainAgain = time.Second
+// DrainAgain is that moment.
+const DrainAgain = time.Second
