@@ -3,9 +3,9 @@ package credential
 import (
 	"crypto/tls"
 	"net/http"
-	"os"
-	"strings"
 	"time"
+
+	"github.com/taskcred/taskcred/credential/internal/http2"
 )
 
 // newBase returns the transport of a broker's own. It is not made from
@@ -13,7 +13,7 @@ import (
 // environment, which a repository's .env file could set, and room for the
 // bursts of agents.
 func newBase() *http.Transport {
-	own := &http.Transport{
+	return http2.Guard(&http.Transport{
 		ForceAttemptHTTP2:      true,
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
@@ -21,17 +21,5 @@ func newBase() *http.Transport {
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	}
-	if printsHTTP2() {
-		own.Protocols = new(http.Protocols)
-		own.Protocols.SetHTTP1(true)
-	}
-	return own
-}
-
-// printsHTTP2 reports whether GODEBUG makes net/http print every header that
-// it sends over HTTP/2, credentials included. net/http looks for the same words.
-func printsHTTP2() bool {
-	e := os.Getenv("GODEBUG")
-	return strings.Contains(e, "http2debug=1") || strings.Contains(e, "http2debug=2")
+	})
 }

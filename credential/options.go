@@ -11,6 +11,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/taskcred/taskcred/credential/internal/http2"
 	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
@@ -153,7 +154,7 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()
 	}
-	if o.Logger != nil && printsHTTP2() {
+	if o.Logger != nil && http2.Printed() {
 		quietly(func() {
 			o.Logger.Warn("credential: GODEBUG has http2debug: net/http prints credentials that are sent over HTTP/2; the library's own transports use HTTP/1.1, others must not use HTTP/2")
 		})

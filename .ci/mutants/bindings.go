@@ -221,4 +221,11 @@ var bindings = []mutant{
 		new:     `if false {`,
 		fails:   tests{"TestPeerNeedsAWorkload"},
 	},
+	{
+		defence: "proofs and tokens are not printed by a base of dpop's own",
+		file:    "credential/dpop/transport.go",
+		old:     `	return http2.Guard(&http.Transport{`,
+		new:     `	return func(t *http.Transport) *http.Transport { _ = http2.Guard; return t }(&http.Transport{`,
+		fails:   tests{"TestHTTP2Debug"},
+	},
 }

@@ -573,12 +573,11 @@ var general = []mutant{
 	},
 	{
 		defence: "http2debug chooses HTTP/1.1",
-		file:    "credential/base.go",
-		old: `	if printsHTTP2() {
-		own`,
-		new: `	if false {
-		own`,
-		fails: tests{"TestHTTP2Debug"},
+		file:    "credential/internal/http2/http2.go",
+		old:     `	if Printed() {`,
+		new:     `	if false {`,
+		fails:   tests{"TestHTTP2Debug"},
+		in:      "credential",
 	},
 	{
 		defence: "what is good for one call is sent once",

@@ -26,3 +26,6 @@ func Challenged(h http.Header) bool { return challenged(h) }
 
 // ErrorCode returns the error code in a body.
 var ErrorCode = errorCode
+
+// NewBase is the transport of a Transport that has no Base.
+var NewBase = newBase

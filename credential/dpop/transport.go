@@ -9,7 +9,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/taskcred/taskcred/credential/internal/http2"
 )
 
 // Transport is an [http.RoundTripper] that sends requests with proofs of one key
@@ -30,7 +33,8 @@ type Transport struct {
 	Token func(context.Context) (string, error)
 
 	// Base sends the requests. Nil: a transport of this package's own, which takes
-	// no proxy from the environment.
+	// no proxy from the environment and, where GODEBUG has net/http print what goes
+	// over HTTP/2, speaks HTTP/1.1.
 	Base http.RoundTripper
 
 	// Nonces remembers what the server asks for. Nil: the transport's own, which
@@ -44,13 +48,17 @@ var _ http.RoundTripper = (*Transport)(nil)
 
 // ownBase is not http.DefaultTransport, which somebody may have changed, and
 // which goes through a proxy that a repository's .env file could set.
-var ownBase = &http.Transport{
-	ForceAttemptHTTP2:      true,
-	IdleConnTimeout:        90 * time.Second,
-	TLSHandshakeTimeout:    10 * time.Second,
-	ExpectContinueTimeout:  time.Second,
-	MaxResponseHeaderBytes: 256 << 10,
-	TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+var ownBase = sync.OnceValue(newBase)
+
+func newBase() *http.Transport {
+	return http2.Guard(&http.Transport{
+		ForceAttemptHTTP2:      true,
+		IdleConnTimeout:        90 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	})
 }
 
 // RoundTrip sends one request; see [Binder.Do]. Unless req is for the origin,
@@ -67,7 +75,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	base := t.Base
 	if base == nil {
-		base = ownBase
+		base = ownBase()
 	}
 	return b.Do(req, token, base.RoundTrip)
 }

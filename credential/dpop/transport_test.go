@@ -196,3 +196,14 @@ func TestTransportConcurrent(t *testing.T) {
 	}
 	proofs.check(t, 160)
 }
+
+// Where net/http prints what goes over HTTP/2, the package's own transport
+// sends nothing over it.
+func TestHTTP2Debug(t *testing.T) {
+	for debug, prints := range map[string]bool{"": false, "http2debug=0": false, "http2debug=1": true, "netdns=1,http2debug=2": true} {
+		t.Setenv("GODEBUG", debug)
+		if p := dpop.NewBase().Protocols; (p != nil && !p.HTTP2()) != prints {
+			t.Errorf("GODEBUG=%s: speaks %v", debug, p)
+		}
+	}
+}

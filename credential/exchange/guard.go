@@ -8,10 +8,11 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/taskcred/taskcred/credential/internal/http2"
 )
 
 const (
@@ -167,7 +168,7 @@ func closeBody(r *http.Request) {
 // http.DefaultTransport it asks the environment for no proxy: someone who
 // sets HTTPS_PROXY must not learn where tokens come from.
 func newTransport() *http.Transport {
-	own := &http.Transport{
+	return http2.Guard(&http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           64,
@@ -177,12 +178,5 @@ func newTransport() *http.Transport {
 		MaxResponseHeaderBytes: maxHeader,
 		// What a server may send before anybody reads: 4 MiB by default.
 		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 2 * maxBody},
-	}
-	// net/http prints what it sends over HTTP/2, the form with its tokens
-	// included, where it finds one of these words.
-	if e := os.Getenv("GODEBUG"); strings.Contains(e, "http2debug=1") || strings.Contains(e, "http2debug=2") {
-		own.Protocols = new(http.Protocols)
-		own.Protocols.SetHTTP1(true)
-	}
-	return own
+	})
 }

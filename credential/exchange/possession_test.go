@@ -22,11 +22,7 @@ import (
 func TestProofGoesToTheTokenEndpoint(t *testing.T) {
 	as := metadataServer(issuerID, goodMetadata)
 	i := newIssuer(t, discovering(t, as))
-	key, err := dpop.NewKey("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer key.Close()
+	key := proofKey(t)
 	bound := request(t)
 	bound.Key = key
 	for range 2 {
@@ -53,7 +49,7 @@ func TestProofGoesToTheTokenEndpoint(t *testing.T) {
 	}
 	key.Close()
 	before := as.count()
-	_, err = i.Issue(t.Context(), bound)
+	_, err := i.Issue(t.Context(), bound)
 	if e, ok := errors.AsType[*credential.Error](err); !ok || e.Code != "dpop_proof" || as.count() != before {
 		t.Errorf("with a closed key: %v, %d requests", err, as.count()-before)
 	}
@@ -72,11 +68,7 @@ func TestTokenEndpointNonce(t *testing.T) {
 		return response(200, "application/json", strings.Replace(goodAns, "Bearer", "DPoP", 1))
 	}
 	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
-	key, err := dpop.NewKey("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer key.Close()
+	key := proofKey(t)
 	r := request(t)
 	r.Key = key
 	resp, err := i.Issue(t.Context(), r)
@@ -105,11 +97,7 @@ func TestConnectionsOfEachProof(t *testing.T) {
 		return response(200, "application/json", goodAns)
 	}}
 	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
-	key, err := dpop.NewKey("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer key.Close()
+	key := proofKey(t)
 	r := request(t)
 	r.Key = key
 	if _, err := i.Issue(t.Context(), r); err != nil || as.count() != 3 {
@@ -239,4 +227,15 @@ func TestNoCertificate(t *testing.T) {
 	if _, err := i.Issue(t.Context(), r); !errors.Is(err, credential.ErrInvalid) || as.count() != 0 {
 		t.Errorf("got %v after %d requests", err, as.count())
 	}
+}
+
+// proofKey returns a key that is closed after the test.
+func proofKey(t *testing.T) *dpop.Key {
+	t.Helper()
+	key, err := dpop.NewKey("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(key.Close)
+	return key
 }
