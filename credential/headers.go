@@ -103,20 +103,6 @@ func withCredential(h http.Header, room []string, value string) http.Header {
 	return out
 }
 
-// sendOnce keeps net/http from sending a request a second time after the tool
-// may have read it, as it does on its own where the header has one of these
-// keys, be it without a value. Spelled like this it does not know them; for
-// servers case makes no difference (RFC 9110 section 5.1).
-func sendOnce(h http.Header) {
-	for _, key := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if v, ok := h[key]; ok {
-			lower := strings.ToLower(key)
-			h[lower] = append(h[lower], v...)
-			delete(h, key)
-		}
-	}
-}
-
 // cleanTrailer returns a request's trailers, which some servers merge into its
 // headers, without what must not travel. It is h itself where all of it may: the
 // values of trailers are set while the body is read.

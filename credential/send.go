@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/taskcred/taskcred/credential/dpop"
+	"github.com/taskcred/taskcred/credential/internal/resend"
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
@@ -42,14 +43,14 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 	}
 	out.Body = body
 	if l.once && !l.proves() { // net/http sends again on its own what has no body or can be had again
-		if out.GetBody = nil; body == nil || body == http.NoBody {
-			out.Body = emptyBody{http.NoBody}
+		if out.GetBody = nil; resend.IsEmpty(body) {
+			out.Body = resend.Opaque()
 		}
 	}
 	out.Trailer = cleanTrailer(req.Trailer)
 	out.Header = withCredential(req.Header, o.header[:], secret.Reveal(l.header))
-	if !safe(req) {
-		sendOnce(out.Header)
+	if !resend.Safe(req) {
+		resend.SendOnce(out.Header)
 	}
 	resp, err = t.broker.carrier(l)(out)
 	switch {
@@ -93,7 +94,7 @@ func attempt(carry func(*http.Request) (*http.Response, error), r *http.Request)
 			resp, err = nil, errors.New("credential: the base transport panicked")
 		}
 	}()
-	if !safe(r) {
+	if !resend.Safe(r) {
 		r.GetBody = seldom(r.GetBody)
 	}
 	return carry(r)
@@ -112,19 +113,6 @@ func repeats(err error, t secret.Text) bool {
 		return repeats(e.Unwrap(), t)
 	case interface{ Unwrap() []error }:
 		return slices.ContainsFunc(e.Unwrap(), func(e error) bool { return repeats(e, t) })
-	}
-	return false
-}
-
-// emptyBody is an empty body that net/http does not know to be one.
-type emptyBody struct{ io.ReadCloser }
-
-// safe reports whether a request's method is one that only reads (RFC 9110
-// section 9.2.1).
-func safe(req *http.Request) bool {
-	switch method(req) {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return true
 	}
 	return false
 }
@@ -151,26 +139,11 @@ func seldom(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error)
 
 // replayable reports whether a request may be sent a second time.
 func (t *Transport[S]) replayable(req *http.Request) bool {
-	if !safe(req) {
+	if !resend.Safe(req) {
 		// Only where the caller knows that the endpoint did nothing.
 		if !t.unsafe {
 			return false
 		}
 	}
-	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
-}
-
-// again returns a request's body from its beginning.
-func again(req *http.Request) (io.ReadCloser, error) {
-	if req.Body == nil || req.Body == http.NoBody {
-		return req.Body, nil
-	}
-	return req.GetBody()
-}
-
-// discard reads a little of a response that nobody wants, so that its
-// connection can be used again, and closes it.
-func discard(resp *http.Response) {
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
-	_ = resp.Body.Close()
+	return resend.IsEmpty(req.Body) || req.GetBody != nil
 }

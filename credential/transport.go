@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/taskcred/taskcred/credential/dpop"
+	"github.com/taskcred/taskcred/credential/internal/resend"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -94,11 +95,11 @@ func (t *Transport[S]) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !t.replayable(req) {
 		return resp, err
 	}
-	body, err := again(req)
+	body, err := resend.Body(req)
 	if err != nil {
 		return resp, nil // the body cannot be had again: the 401 is the answer
 	}
-	discard(resp)
+	resend.Discard(resp)
 	return t.once(req, body)
 }
 
@@ -123,13 +124,13 @@ func (t *Transport[S]) once(req *http.Request, body io.ReadCloser) (*http.Respon
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized && l.proves() && proofFlaw(resp.Header) != "":
 		err := t.badProof(req, resp)
-		discard(resp)
+		resend.Discard(resp)
 		return nil, t.broker.deny(req.Context(), l.task, l.key.scope, err, nil)
 	case resp.StatusCode == http.StatusUnauthorized:
 		t.broker.reject(l)
 	case resp.StatusCode == http.StatusForbidden && wantsMore(resp.Header):
 		t.broker.accept(l)
-		discard(resp)
+		resend.Discard(resp)
 		err := &Error{Reason: ErrInsufficientScope, Scope: t.scope.Name(), Host: hostWord(req.URL.Host)}
 		return nil, t.broker.deny(req.Context(), l.task, l.key.scope, err, nil)
 	default:
@@ -158,7 +159,7 @@ func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 		err := &Error{Reason: ErrOutOfScope, Scope: t.scope.Name(), Detail: "there is no TLS handshake that could show the certificate; BrokerOptions.Binding needs https"}
 		return nil, b.deny(ctx, or(t.task, TaskFrom(ctx)), t.scope.Any(), err, nil)
 	}
-	call := policy.Call{Method: method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
+	call := policy.Call{Method: resend.Method(req), Host: req.URL.Host, Path: req.URL.EscapedPath()}
 	l, granted, err := b.obtain(ctx, t.task, t.scope, call, false)
 	if err != nil {
 		return nil, err
@@ -173,7 +174,7 @@ func (t *Transport[S]) admit(req *http.Request) (*lease, error) {
 }
 
 func (t *Transport[S]) covers(s S, req *http.Request) error {
-	err := s.Covers(method(req), req.URL)
+	err := s.Covers(resend.Method(req), req.URL)
 	switch {
 	case err != nil:
 		return &Error{Reason: ErrOutOfScope, Scope: s.Name(), Detail: err.Error()}
@@ -193,11 +194,9 @@ func (t *Transport[S]) redirectedIn(s S, req *http.Request) bool {
 	for r := req.Response; r != nil && r.Request != nil; r = r.Request.Response {
 		at := *req.URL
 		at.Scheme, at.Host = r.Request.URL.Scheme, r.Request.URL.Host
-		if s.Covers(method(req), &at) != nil {
+		if s.Covers(resend.Method(req), &at) != nil {
 			return true
 		}
 	}
 	return false
 }
-
-func method(req *http.Request) string { return or(req.Method, http.MethodGet) }

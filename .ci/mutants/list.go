@@ -446,7 +446,7 @@ var general = []mutant{
 	{
 		defence: "a request lies in the scope",
 		file:    "credential/transport.go",
-		old: `	err := s.Covers(method(req), req.URL)
+		old: `	err := s.Covers(resend.Method(req), req.URL)
 `,
 		new: `	var err error
 `,
@@ -455,12 +455,12 @@ var general = []mutant{
 	{
 		defence: "so does every hop of a redirect",
 		file:    "credential/transport.go",
-		old: `	err := s.Covers(method(req), req.URL)
+		old: `	err := s.Covers(resend.Method(req), req.URL)
 `,
 		new: `	if req.Response != nil {
 		return nil
 	}
-	err := s.Covers(method(req), req.URL)
+	err := s.Covers(resend.Method(req), req.URL)
 `,
 		fails: tests{"TestRedirects"},
 	},
@@ -589,7 +589,7 @@ var general = []mutant{
 	{
 		defence: "an unsafe request arrives once",
 		file:    "credential/send.go",
-		old: `		sendOnce(out.Header)
+		old: `		resend.SendOnce(out.Header)
 `,
 		new:   "",
 		fails: tests{"TestUnsafeRequestsArriveOnce"},
@@ -1534,10 +1534,11 @@ var general = []mutant{
 	},
 	{
 		defence: "a refusal is read in part",
-		file:    "credential/dpop/ask.go",
+		file:    "credential/internal/resend/resend.go",
 		old:     `	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)`,
 		new:     `	_, _ = io.CopyN(io.Discard, resp.Body, 4<<20)`,
 		fails:   tests{"TestDoDiscardsLittle"},
+		in:      "credential/dpop",
 	},
 	{
 		defence: "one proof goes out",
@@ -1563,14 +1564,15 @@ var general = []mutant{
 	{
 		defence: "a key for idempotency sends nothing twice",
 		file:    "credential/dpop/header.go",
-		old:     `			k = strings.ToLower(k)`,
-		new:     `			k = strings.Clone(k)`,
-		fails:   tests{"TestUnsafeArrivesOnce/a key", "TestUnsafeArrivesOnce/the other key"},
+		old: `	resend.SendOnce(out)
+`,
+		new:   "	_ = resend.SendOnce\n",
+		fails: tests{"TestUnsafeArrivesOnce/a key", "TestUnsafeArrivesOnce/the other key"},
 	},
 	{
 		defence: "net/http sends no proof twice",
 		file:    "credential/dpop/resend.go",
-		old:     `emptyBody{http.NoBody}, 0`,
+		old:     `resend.Opaque(), 0`,
 		new:     `http.NoBody, 0`,
 		fails:   tests{"TestNoProofTwice/GET", "TestNoProofTwice/HEAD", "TestNoProofTwice/OPTIONS"},
 	},
@@ -1585,14 +1587,14 @@ var general = []mutant{
 	{
 		defence: "HTTP/2 needs no empty body",
 		file:    "credential/dpop/binder.go",
-		old:     `safe(req) && !known.http2`,
-		new:     `safe(req)`,
+		old:     `resend.Safe(req) && !known.http2`,
+		new:     `resend.Safe(req)`,
 		fails:   tests{"TestHTTP2"},
 	},
 	{
 		defence: "an unsafe request is not repeated",
 		file:    "credential/dpop/binder.go",
-		old:     `safe(req) && t.died`,
+		old:     `resend.Safe(req) && t.died`,
 		new:     `t.died`,
 		fails:   tests{"TestRepeats"},
 	},

@@ -69,10 +69,3 @@ func errorCode(body []byte) string {
 	}
 	return code
 }
-
-// discard reads a little of a response that nobody wants, so that its
-// connection can be used again, and closes it.
-func discard(resp *http.Response) {
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
-	_ = resp.Body.Close()
-}

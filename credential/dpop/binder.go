@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/taskcred/taskcred/credential/internal/resend"
 )
 
 // ErrBody is the error of a request whose body can be sent only once.
@@ -75,12 +77,12 @@ func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*h
 			}
 			asked++
 		}
-		next, failed := again(req)
+		next, failed := resend.Body(req)
 		if failed != nil {
 			return resp, err
 		}
 		if body = next; resp != nil {
-			discard(resp)
+			resend.Discard(resp)
 		}
 	}
 }
@@ -101,7 +103,7 @@ func (b Binder) check(req *http.Request) (string, error) {
 		// The answer repeats the header (RFC 9110 section 9.3.8), and net/http would
 		// send the same proof twice.
 		return "", errors.New("dpop: a TRACE must not carry credentials")
-	case !isEmpty(req.Body) && req.GetBody == nil:
+	case !resend.IsEmpty(req.Body) && req.GetBody == nil:
 		return "", ErrBody
 	}
 	return at, nil
@@ -110,7 +112,7 @@ func (b Binder) check(req *http.Request) (string, error) {
 // once sends a request with one proof. Where it fails, it reports whether a
 // connection died under a request that may be repeated.
 func (b Binder) once(req *http.Request, body io.ReadCloser, token string, known server, send func(*http.Request) (*http.Response, error)) (_ *http.Response, died bool, err error) {
-	proof, err := b.Key.Proof(method(req), req.URL, token, known.nonce)
+	proof, err := b.Key.Proof(resend.Method(req), req.URL, token, known.nonce)
 	if err != nil {
 		closeBody(body)
 		return nil, false, err
@@ -118,36 +120,19 @@ func (b Binder) once(req *http.Request, body io.ReadCloser, token string, known 
 	var t tracker
 	out := req.WithContext(t.follow(req.Context()))
 	out.Header = header(req.Header, token, proof)
-	if out.Body = body; safe(req) && !known.http2 {
+	if out.Body = body; resend.Safe(req) && !known.http2 {
 		onlyOnce(out)
 	}
 	resp, err := send(out)
 	switch {
 	case err != nil:
-		return nil, safe(req) && t.died(req.Context(), err), err
+		return nil, resend.Safe(req) && t.died(req.Context(), err), err
 	case resp == nil || resp.Body == nil:
 		return nil, false, errors.New("dpop: send returned neither a response nor an error")
 	}
 	resp.Request = req // the caller's, without our headers
 	return resp, false, nil
 }
-
-func method(req *http.Request) string {
-	if req.Method == "" {
-		return http.MethodGet
-	}
-	return req.Method
-}
-
-// again returns a request's body from its beginning.
-func again(req *http.Request) (io.ReadCloser, error) {
-	if isEmpty(req.Body) {
-		return req.Body, nil
-	}
-	return req.GetBody()
-}
-
-func isEmpty(body io.ReadCloser) bool { return body == nil || body == http.NoBody }
 
 func closeBody(body io.ReadCloser) {
 	if body != nil {

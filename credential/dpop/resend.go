@@ -3,22 +3,13 @@ package dpop
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
-)
 
-// safe reports whether a request's method is one that only reads (RFC 9110
-// section 9.2.1).
-func safe(req *http.Request) bool {
-	switch method(req) {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return true
-	}
-	return false
-}
+	"github.com/taskcred/taskcred/credential/internal/resend"
+)
 
 // onlyOnce keeps net/http from sending a safe request again on its own, with
 // the same header and so with the same proof, when the server closed an idle
@@ -33,13 +24,10 @@ func safe(req *http.Request) bool {
 // others may have left idle connections to it behind.
 func onlyOnce(req *http.Request) {
 	req.GetBody = nil
-	if isEmpty(req.Body) {
-		req.Body, req.ContentLength = emptyBody{http.NoBody}, 0
+	if resend.IsEmpty(req.Body) {
+		req.Body, req.ContentLength = resend.Opaque(), 0
 	}
 }
-
-// emptyBody is an empty body that net/http does not know to be one.
-type emptyBody struct{ io.ReadCloser }
 
 // tracker notes what becomes of one request.
 type tracker struct {
