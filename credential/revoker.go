@@ -293,17 +293,24 @@ func (r *revoker) tellAll() {
 	}
 }
 
-// heard waits until all events were told, or for ctx.
+// heard waits until all events were told, or for ctx. A worker that has just
+// revoked may be about to tell of it.
 func (r *revoker) heard(ctx context.Context) {
-	r.mu.Lock()
-	telling := r.telling
-	r.mu.Unlock()
-	if telling == nil {
-		return
-	}
-	select {
-	case <-telling:
-	case <-ctx.Done():
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		telling, busy := r.telling, r.workers > 0
+		r.mu.Unlock()
+		switch {
+		case telling != nil:
+			select {
+			case <-telling:
+			case <-ctx.Done():
+			}
+		case busy:
+			time.Sleep(time.Millisecond)
+		default:
+			return
+		}
 	}
 }
 
