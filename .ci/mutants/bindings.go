@@ -228,11 +228,4 @@ var bindings = []mutant{
 		new:     `	return func(t *http.Transport) *http.Transport { _ = http2.Guard; return t }(&http.Transport{`,
 		fails:   tests{"TestHTTP2Debug"},
 	},
-	{
-		defence: "Close waits for who has just revoked",
-		file:    "credential/revoker.go",
-		old:     `telling, busy := r.telling, r.workers > 0`,
-		new:     `telling, busy := r.telling, false`,
-		fails:   tests{"TestCloseTellsOfTheEnd"},
-	},
 }
