@@ -36,7 +36,8 @@ type revoker struct {
 	workers int
 	timer   *time.Timer
 	untold  []func()      // events, in order
-	telling chan struct{} // closed when the goroutine that tells them has done so; nil where none does
+	telling bool          // a goroutine tells them
+	quiet   chan struct{} // closed when there is neither a worker nor an event; nil where nobody waits
 }
 
 // revocation is one token to be revoked.
@@ -134,8 +135,7 @@ func (r *revoker) work() {
 	for {
 		r.mu.Lock()
 		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
-			r.workers--
-			r.wake()
+			r.rest()
 			r.mu.Unlock()
 			return
 		}
@@ -143,6 +143,22 @@ func (r *revoker) work() {
 		r.wake() // the next one need not wait for this one
 		r.mu.Unlock()
 		r.try(v)
+	}
+}
+
+// rest ends a worker. It is called with mu held.
+func (r *revoker) rest() {
+	r.workers--
+	r.wake()
+	r.hush()
+}
+
+// hush tells who waits in heard that there is nothing left, if so. It is called
+// with mu held.
+func (r *revoker) hush() {
+	if r.quiet != nil && r.workers == 0 && !r.telling {
+		close(r.quiet)
+		r.quiet = nil
 	}
 }
 
@@ -155,12 +171,12 @@ func (r *revoker) try(v *revocation) {
 		}
 		// runtime.Goexit in the issuer, or in a sink that is behind, ends this
 		// goroutine.
-		r.mu.Lock()
-		r.workers--
-		r.mu.Unlock()
 		v.failures++
 		v.due = time.Now().Add(revokePause)
 		r.put(v) // there is nothing to do where the lease is gone
+		r.mu.Lock()
+		r.rest()
+		r.mu.Unlock()
 	}()
 	r.tryOnce(v)
 	done = true
@@ -258,10 +274,8 @@ func (r *revoker) record(ctx context.Context, l *lease, e Event) {
 	if !full {
 		r.untold = append(r.untold, tell)
 	}
-	start := !full && r.telling == nil
-	if start {
-		r.telling = make(chan struct{})
-	}
+	start := !full && !r.telling
+	r.telling = r.telling || start
 	r.mu.Unlock()
 	if full {
 		tell()
@@ -281,8 +295,8 @@ func (r *revoker) tellAll() {
 	for {
 		r.mu.Lock()
 		if len(r.untold) == 0 {
-			close(r.telling)
-			r.untold, r.telling, told = nil, nil, true
+			r.untold, r.telling, told = nil, false, true
+			r.hush()
 			r.mu.Unlock()
 			return
 		}
@@ -296,21 +310,14 @@ func (r *revoker) tellAll() {
 // heard waits until all events were told, or for ctx. A worker that has just
 // revoked may be about to tell of it.
 func (r *revoker) heard(ctx context.Context) {
-	for ctx.Err() == nil {
-		r.mu.Lock()
-		telling, busy := r.telling, r.workers > 0
-		r.mu.Unlock()
-		switch {
-		case telling != nil:
-			select {
-			case <-telling:
-			case <-ctx.Done():
-			}
-		case busy:
-			time.Sleep(time.Millisecond)
-		default:
-			return
-		}
+	r.mu.Lock()
+	quiet := make(chan struct{})
+	r.quiet = quiet // nobody else waits: it is called once, when the revoker is closed
+	r.hush()
+	r.mu.Unlock()
+	select {
+	case <-quiet:
+	case <-ctx.Done():
 	}
 }
 
