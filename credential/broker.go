@@ -95,7 +95,7 @@ func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) 
 // is to leave the library.
 func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call, portable bool) (*lease, S, error) {
 	// 1. The task, from ctx or bound.
-	t, err := b.taskFor(ctx, bound, s)
+	t, err := b.taskFor(ctx, bound, s.Any())
 	if err != nil {
 		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
 	}
@@ -184,12 +184,12 @@ func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *E
 	return nil
 }
 
-// taskFor finds the task of a call and checks what it says about s. The error
+// taskFor finds the task of a call and checks what it says about a. The error
 // is an *Error.
-func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error) {
+func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Task, error) {
 	t := TaskFrom(ctx)
 	fail := func(r Reason, detail string) (*Task, error) {
-		return t, &Error{Reason: r, Scope: s.Name(), Detail: detail}
+		return t, &Error{Reason: r, Scope: a.Name(), Detail: detail}
 	}
 	if b.closed.Load() {
 		return fail(ErrClosed, "")
@@ -201,15 +201,15 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 		t = bound
 	}
 	switch {
-	case t == nil || t.ctx == nil:
+	case t == nil || t.outer == nil:
 		return fail(ErrNoTask, "start one with StartTask and pass its context on")
-	case t.ctx.Err() != nil:
+	case t.isGone():
 		return fail(ErrTaskEnded, "")
-	case ctx.Err() != nil:
-		return t, canceled(ctx, s.Name())
-	case s.IsZero():
+	case ctx != context.Context((*taskContext)(t)) && ctx.Err() != nil:
+		return t, canceled(ctx, a.Name())
+	case a.IsZero():
 		return fail(ErrOutOfScope, "the scope is the zero scope")
-	case !t.permits(s.Any()):
+	case !t.permits(a):
 		return fail(ErrOutOfScope, "the scope is not among the task's Only")
 	}
 	return t, nil
@@ -217,18 +217,11 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, s S) (*Task, error
 
 // ask has the policy decide, and returns what it left of s, or s and why not.
 func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
-	d, detail := b.decide(ctx, t, s.Any(), call)
-	switch {
-	case !d.Allow || detail != "":
-	case d.Narrow.IsZero():
-		return s, nil, nil
-	default:
-		if narrow, ok := scope.As[S](d.Narrow); ok && s.Any().Includes(d.Narrow) {
-			return narrow, nil, nil
-		}
-		detail = "the policy's narrowing is not within the scope"
+	left, no := b.decide(ctx, t, s, call)
+	if no != nil {
+		return s, no.reasons, &Error{Reason: ErrDenied, Scope: s.Name(), Detail: no.detail}
 	}
-	return s, d.Reasons, &Error{Reason: ErrDenied, Scope: s.Name(), Detail: detail}
+	return left, nil, nil
 }
 
 // fits checks what a scope asks of task, time and use. Both clocks are read,

@@ -8,25 +8,42 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// decide calls the decider. Its panic or error becomes a detail that says no
-// more than that: the text is not ours.
-func (b *Broker[S]) decide(ctx context.Context, t *Task, a scope.Any, call policy.Call) (d policy.Decision, detail string) {
+// refusal is why a policy does not say yes.
+type refusal struct {
+	reasons []string
+	detail  string
+}
+
+// decide asks the decider, and returns what it leaves of s, or why not. Of its
+// panic or error no more is told than that: the text is not ours.
+func (b *Broker[S]) decide(ctx context.Context, t *Task, s S, call policy.Call) (left S, no *refusal) {
 	defer func() {
 		if recover() != nil {
-			d, detail = policy.Decision{}, "the policy panicked"
+			no = &refusal{detail: "the policy panicked"}
 		}
 	}()
 	f := &t.facts
-	d, err := b.policy.Decide(ctx, policy.Request{Scope: a, Call: call, Facts: policy.Facts{
+	d, err := b.policy.Decide(ctx, policy.Request{Scope: s.Any(), Call: call, Facts: policy.Facts{
 		Workload: b.workload, Tenant: f.tenant, Subject: f.subject, Task: f.task, Step: f.step, Purpose: f.purpose,
 	}})
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return policy.Decision{Reasons: d.Reasons}, "the policy took too long"
-	case err != nil:
-		return policy.Decision{Reasons: d.Reasons}, "the policy gave no answer"
+	case err == nil && d.Allow && d.Narrow.IsZero():
+		return s, nil
+	case err == nil && d.Allow && s.Any().Includes(d.Narrow):
+		if narrow, ok := scope.As[S](d.Narrow); ok {
+			return narrow, nil
+		}
 	}
-	return d, ""
+	no = &refusal{reasons: d.Reasons}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		no.detail = "the policy took too long"
+	case err != nil:
+		no.detail = "the policy gave no answer"
+	case d.Allow:
+		no.detail = "the policy's narrowing is not within the scope"
+	}
+	return s, no
 }
 
 // deny records a call for which nothing was asked of the issuer, and returns

@@ -66,7 +66,7 @@ func (t *Task) close() []*Task {
 		}
 		ours = append(ours, s.close()...)
 	}
-	t.cancel()
+	t.abort()
 	for _, u := range calls { // after the task: they say that it has ended
 		u.cancel()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // However a task ends, nothing is issued or sent afterwards and every token is
@@ -533,4 +534,43 @@ func TestCloseNamesWhatIsLeft(t *testing.T) {
 			t.Errorf("%d leases in the inventory", n)
 		}
 	})
+}
+
+// A task that has ended is over at once, for a transport that is bound to it as
+// well: the policy is not asked any more, whoever ended it.
+func TestEndedAtOnce(t *testing.T) {
+	var asked atomic.Int64
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
+		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+			asked.Add(1)
+			return policy.Decision{Allow: true}, nil
+		})
+	})
+	for name, end := range map[string]func(*credential.Task, func()){
+		"End":    func(task *credential.Task, _ func()) { _ = task.End(context.Background()) },
+		"parent": func(_ *credential.Task, cancel func()) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 100 { // what ends it may have a head start of a moment
+				outer, cancel := context.WithCancel(context.Background())
+				ctx, task, err := credential.StartTask(outer, credential.TaskOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
+				r := request(t, context.Background(), "GET", "https://pay.test/v1")
+				if resp, err := rt.RoundTrip(r); err != nil || resp.Body.Close() != nil {
+					t.Fatal(err)
+				}
+				before := asked.Load()
+				end(task, cancel)
+				_, bound := rt.RoundTrip(r)
+				_, carried := b.Credential(ctx, tool(t, "pay"))
+				cancel()
+				if !errors.Is(bound, credential.ErrTaskEnded) || !errors.Is(carried, credential.ErrTaskEnded) || asked.Load() != before {
+					t.Fatalf("%v; %v; the policy was asked %d times more", bound, carried, asked.Load()-before)
+				}
+			}
+		})
+	}
 }

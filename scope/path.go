@@ -62,13 +62,22 @@ func isPlain(p string) bool {
 	last := byte(0)
 	for i := range len(p) {
 		c := p[i]
-		if last == '/' && (c == '/' || c == '.') || c == '%' || c == ';' || c == '\\' || c < ' ' || c >= 0x7f {
+		if !plain[c] || last == '/' && (c == '/' || c == '.') {
 			return false
 		}
 		last = c
 	}
 	return true
 }
+
+// plain are the bytes that every server reads alike, slash and dot not taken
+// for themselves.
+var plain = func() (t [256]bool) {
+	for c := byte(' '); c < 0x7f; c++ {
+		t[c] = c != '%' && c != ';' && c != '\\'
+	}
+	return t
+}()
 
 // unescape is url.PathUnescape that leaves what is no escape as it stands: a
 // lenient server does so too, and decodes the rest.
