@@ -322,6 +322,13 @@ var general = []mutant{
 		fails:   tests{"TestGRPCOutsideTheNarrowing"},
 	},
 	{
+		defence: "an answer after the budget is a no",
+		file:    "scope/policy/policy.go",
+		old:     `if ctx.Err() == nil { // both may be ready, and select takes any`,
+		new:     `if true {`,
+		fails:   tests{"TestWithinJustTooLate"},
+	},
+	{
 		defence: "a list allows what it lists",
 		file:    "scope/policy/policy.go",
 		old:     `if s.Includes(r.Scope) {`,

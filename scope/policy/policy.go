@@ -155,9 +155,11 @@ func Within(budget time.Duration, d Decider) Decider {
 		}()
 		select {
 		case a := <-c:
-			return a.d, a.err
+			if ctx.Err() == nil { // both may be ready, and select takes any
+				return a.d, a.err
+			}
 		case <-ctx.Done():
-			return Decision{}, fmt.Errorf("policy: no decision: %w", ctx.Err())
 		}
+		return Decision{}, fmt.Errorf("policy: no decision: %w", ctx.Err())
 	})
 }

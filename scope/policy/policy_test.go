@@ -99,4 +99,17 @@ func TestWithin(t *testing.T) {
 	}
 }
 
+// Where the answer and the end of the budget come together, it is no answer.
+func TestWithinJustTooLate(t *testing.T) {
+	late := policy.Within(time.Nanosecond, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+		<-ctx.Done()
+		return policy.Decision{Allow: true}, nil
+	}))
+	for i := range 20_000 { // which of the two is looked at first is chance
+		if d, err := late.Decide(t.Context(), policy.Request{}); err == nil || d.Allow {
+			t.Fatalf("%+v, %v, at the attempt %d", d, err, i)
+		}
+	}
+}
+
 var errAny, errOwn = errors.New("any"), errors.New("own")
