@@ -205,7 +205,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Tas
 		return fail(ErrNoTask, "start one with StartTask and pass its context on")
 	case t.isGone():
 		return fail(ErrTaskEnded, "")
-	case ctx != context.Context((*taskContext)(t)) && ctx.Err() != nil:
+	case !t.is(ctx) && ctx.Err() != nil:
 		return t, canceled(ctx, a.Name())
 	case a.IsZero():
 		return fail(ErrOutOfScope, "the scope is the zero scope")

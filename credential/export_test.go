@@ -58,3 +58,6 @@ func ContextOf(t *Task) context.Context { return (*taskContext)(t) }
 
 // Fingerprint is what a ledger that was used compares tokens by.
 func Fingerprint(l *Ledger, t secret.Text) [32]byte { return l.print(t) }
+
+// Canonical is the name of a header that a server may see.
+var Canonical = canonical

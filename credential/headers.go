@@ -59,21 +59,38 @@ func canonical(key string) string {
 // isCanonical reports whether canonical would return key as it is: letters,
 // digits and hyphens, with capitals at the beginning and after each hyphen.
 func isCanonical(key string) bool {
-	first := true // of the key, or after a hyphen
+	allowed := capital | digit | hyphen
 	for i := range len(key) {
-		switch c := key[i]; {
-		case c >= '0' && c <= '9':
-			first = false
-		case c == '-':
-			first = true
-		case first && c >= 'A' && c <= 'Z', !first && c >= 'a' && c <= 'z':
-			first = false
-		default:
+		c := nameBytes[key[i]]
+		if c&allowed == 0 {
 			return false
+		}
+		if allowed = small | digit | hyphen; c == hyphen {
+			allowed = capital | digit | hyphen
 		}
 	}
 	return true
 }
+
+// nameBytes are the bytes of a canonical name, by kind. It is a table because
+// every name in every request is looked at.
+var nameBytes = func() (t [256]byte) {
+	for c := range byte(26) {
+		t['A'+c], t['a'+c] = capital, small
+	}
+	for c := range byte(10) {
+		t['0'+c] = digit
+	}
+	t['-'] = hyphen
+	return t
+}()
+
+const (
+	capital byte = 1 << iota
+	small
+	digit
+	hyphen
+)
 
 // travels reports whether a header of the caller's is sent. Keys that somebody
 // wrote in non-canonical form are looked through: net/http would send them
@@ -107,6 +124,9 @@ func withCredential(h http.Header, room []string, value string) http.Header {
 // headers, without what must not travel. It is h itself where all of it may: the
 // values of trailers are set while the body is read.
 func cleanTrailer(h http.Header) http.Header {
+	if len(h) == 0 {
+		return h
+	}
 	for k := range h {
 		if !travels(k) {
 			out := maps.Clone(h)

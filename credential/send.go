@@ -32,7 +32,7 @@ func (t *Transport[S]) send(req *http.Request, body io.ReadCloser, l *lease) (re
 		}
 	}()
 	// A request under the task's own context ends with it anyway.
-	if ctx.Done() != l.task.ctx.Done() {
+	if !l.task.is(ctx) && ctx.Done() != l.task.ctx.Done() {
 		ctx, u.cancel = context.WithCancel(ctx)
 		l.task.carry(u)
 	}

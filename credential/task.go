@@ -124,6 +124,9 @@ func (c *taskContext) Value(key any) any {
 	return c.ctx.Value(key)
 }
 
+// is reports whether ctx is the context that StartTask returned for t.
+func (t *Task) is(ctx context.Context) bool { return ctx == context.Context((*taskContext)(t)) }
+
 // String is what a context made from this one shows of it when it is printed.
 func (c *taskContext) String() string { return (*Task)(c).String() }
 

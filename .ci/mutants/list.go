@@ -265,6 +265,13 @@ var general = []mutant{
 		new:   "",
 		fails: tests{"TestDoesNotCompile/compare.go"},
 	},
+	{
+		defence: "a spelling that servers read as another is looked through",
+		file:    "credential/headers.go",
+		old:     `if allowed = small | digit | hyphen; c == hyphen {`,
+		new:     `if allowed |= small; c == hyphen {`,
+		fails:   tests{"TestCanonicalNames"},
+	},
 
 	// policy: who may, now
 	{
