@@ -206,7 +206,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Tas
 	case t.isGone():
 		return fail(ErrTaskEnded, "")
 	case !t.is(ctx) && ctx.Err() != nil:
-		return t, canceled(ctx, a.Name())
+		return t, canceled(ctx, t, a.Name())
 	case a.IsZero():
 		return fail(ErrOutOfScope, "the scope is the zero scope")
 	case !t.permits(a):
@@ -219,7 +219,7 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Tas
 func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
 	left, no := b.decide(ctx, t, s, call)
 	if no != nil {
-		return s, no.reasons, &Error{Reason: ErrDenied, Scope: s.Name(), Detail: no.detail}
+		return s, no.reasons, &Error{Reason: no.reason, Scope: s.Name(), Detail: no.detail}
 	}
 	return left, nil, nil
 }

@@ -10,6 +10,7 @@ import (
 
 // refusal is why a policy does not say yes.
 type refusal struct {
+	reason  Reason
 	reasons []string
 	detail  string
 }
@@ -19,7 +20,7 @@ type refusal struct {
 func (b *Broker[S]) decide(ctx context.Context, t *Task, s S, call policy.Call) (left S, no *refusal) {
 	defer func() {
 		if recover() != nil {
-			no = &refusal{detail: "the policy panicked"}
+			no = &refusal{reason: ErrDenied, detail: "the policy panicked"}
 		}
 	}()
 	f := &t.facts
@@ -34,8 +35,10 @@ func (b *Broker[S]) decide(ctx context.Context, t *Task, s S, call policy.Call) 
 			return narrow, nil
 		}
 	}
-	no = &refusal{reasons: d.Reasons}
+	no = &refusal{reason: ErrDenied, reasons: d.Reasons}
 	switch {
+	case err != nil && t.ctx.Err() != nil: // that is why, where it minds its context
+		no.reason = ErrTaskEnded
 	case errors.Is(err, context.DeadlineExceeded):
 		no.detail = "the policy took too long"
 	case err != nil:

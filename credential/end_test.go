@@ -574,3 +574,48 @@ func TestEndedAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// A deadline passes a moment before the task does what End does. A call in
+// between is told that the task has ended, and not that its caller did or that
+// the policy said no.
+func TestDeadlineJustPassed(t *testing.T) {
+	type carried struct{}
+	for name, under := range map[string]func(context.Context) context.Context{
+		"the task's":     func(ctx context.Context) context.Context { return ctx },
+		"one made of it": func(ctx context.Context) context.Context { return context.WithValue(ctx, carried{}, true) },
+		"another":        func(context.Context) context.Context { return context.Background() },
+	} {
+		for policyName, decider := range map[string]policy.Decider{
+			"any policy":                      policy.AllowAll(),
+			"a policy that minds its context": policy.Within(time.Hour, policy.AllowAll()),
+		} {
+			t.Run(name+", "+policyName, func(t *testing.T) {
+				w := &wire{}
+				b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Policy, o.Base = decider, w })
+				ctx, task := startTask(t, credential.TaskOptions{Timeout: time.Millisecond})
+				defer credential.Hold(task)()
+				<-ctx.Done()
+				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
+				_, err := rt.RoundTrip(request(t, under(ctx), "GET", "https://pay.test/v1"))
+				if !errors.Is(err, credential.ErrTaskEnded) || len(w.requests()) != 0 {
+					t.Errorf("%v, %d requests", err, len(w.requests()))
+				}
+			})
+		}
+	}
+}
+
+// A policy whose answer does not come because the task was ended meanwhile has
+// not said no.
+func TestEndWhileThePolicyIsAsked(t *testing.T) {
+	ctx, task := startTask(t, credential.TaskOptions{})
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
+		o.Policy = policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+			_ = task.End(ctx)
+			return policy.Decision{}, ctx.Err()
+		})
+	})
+	if _, err := b.Credential(ctx, tool(t, "pay")); !errors.Is(err, credential.ErrTaskEnded) || errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}

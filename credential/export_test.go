@@ -53,6 +53,13 @@ func BeginEnd(t *Task) {
 	t.mu.Unlock()
 }
 
+// Hold keeps t from doing the first thing that End does until release is called:
+// its deadline has passed, or its context was cancelled, and nothing came of it yet.
+func Hold(t *Task) (release func()) {
+	t.mu.Lock()
+	return t.mu.Unlock
+}
+
 // ContextOf returns a context that carries t.
 func ContextOf(t *Task) context.Context { return (*taskContext)(t) }
 

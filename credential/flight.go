@@ -107,7 +107,7 @@ func (b *Broker[S]) gone(ctx context.Context, t *Task, s S) error {
 	case t.over(readClock()):
 		return &Error{Reason: ErrTaskEnded, Scope: s.Name()}
 	case ctx.Err() != nil:
-		return canceled(ctx, s.Name())
+		return canceled(ctx, t, s.Name())
 	}
 	return nil
 }
@@ -247,8 +247,12 @@ func takenBack(scope string) *Error {
 	return &Error{Reason: ErrRefused, Scope: scope, Code: "taken_back", Detail: "it was taken back while it was being issued"}
 }
 
-// canceled is the error of a caller whose context has ended.
-func canceled(ctx context.Context, scope string) *Error {
+// canceled is the error of a caller whose context has ended, with that of the
+// task where it was made of it.
+func canceled(ctx context.Context, t *Task, scope string) *Error {
+	if t.ctx.Err() != nil {
+		return &Error{Reason: ErrTaskEnded, Scope: scope}
+	}
 	e := &Error{Reason: ErrCanceled, Scope: scope, ctx: context.Canceled}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		e.ctx = context.DeadlineExceeded

@@ -298,9 +298,10 @@ func (t *Task) over(now instant) bool {
 }
 
 // isGone reports whether the task has ended, by End or its context. That is
-// whether ctx is cancelled, but for the moment after its timer fired. Every call
-// asks, and ctx lies elsewhere in memory than the task: to fetch it took a third
-// of the time of a call where there are thousands.
+// whether ctx is cancelled, but for the moment after its timer fired: who has to
+// know then reads the clock, or asks ctx. Every call asks, and ctx lies elsewhere
+// in memory than the task: to fetch it took a third of the time of a call where
+// there are thousands.
 func (t *Task) isGone() bool { return t.gone.Load() || t.outer.Err() != nil }
 
 // abort cancels ctx, as the end of the task does.

@@ -303,7 +303,7 @@ var general = []mutant{
 	{
 		defence: "a panic is a no",
 		file:    "credential/decide.go",
-		old:     `no = &refusal{detail: "the policy panicked"}`,
+		old:     `no = &refusal{reason: ErrDenied, detail: "the policy panicked"}`,
 		new:     `left, no = s, nil`,
 		fails:   tests{"TestPolicyFailsClosed/panic"},
 	},
@@ -935,6 +935,24 @@ var general = []mutant{
 		old:     `return t.gone.Load() || t.outer.Err() != nil`,
 		new:     `return t.gone.Load()`,
 		fails:   tests{"TestEndedAtOnce/parent"},
+	},
+	{
+		defence: "the end of a task is not its caller's",
+		file:    "credential/flight.go",
+		old: `	if t.ctx.Err() != nil {
+		return &Error{Reason: ErrTaskEnded, Scope: scope}
+`,
+		new: `	if false {
+		return &Error{Reason: ErrTaskEnded, Scope: scope}
+`,
+		fails: tests{"TestDeadlineJustPassed/one made of it, any policy", "TestDeadlineJustPassed/one made of it, a policy that minds its context"},
+	},
+	{
+		defence: "nor the policy's word",
+		file:    "credential/decide.go",
+		old:     `case err != nil && t.ctx.Err() != nil:`,
+		new:     `case false:`,
+		fails:   tests{"TestDeadlineJustPassed/the task's, a policy that minds its context", "TestEndWhileThePolicyIsAsked"},
 	},
 	{
 		defence: "End cancels calls",
