@@ -171,12 +171,14 @@ func (r *revoker) try(v *revocation) {
 		}
 		// runtime.Goexit in the issuer, or in a sink that is behind, ends this
 		// goroutine.
+		defer func() { // in any case: a sink may end what is deferred, too
+			r.mu.Lock()
+			r.rest()
+			r.mu.Unlock()
+		}()
 		v.failures++
 		v.due = time.Now().Add(revokePause)
 		r.put(v) // there is nothing to do where the lease is gone
-		r.mu.Lock()
-		r.rest()
-		r.mu.Unlock()
 	}()
 	r.tryOnce(v)
 	done = true

@@ -360,3 +360,56 @@ func TestCloseTellsOfTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// An issuer ends the goroutine of a revocation, and a sink that is behind ends it
+// once more when it is told so: Close does not wait for it.
+func TestCloseAfterTwoGoexits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 1 + 4096 // in the sink, and waiting for it
+		var last string
+		tries := 0
+		m := &mint{ttl: time.Hour}
+		m.revoke = func(ctx context.Context, token string) error {
+			if token != last {
+				return nil
+			}
+			if tries++; tries == 1 {
+				return errors.New("not now")
+			}
+			<-ctx.Done() // Close
+			runtime.Goexit()
+			return nil
+		}
+		behind := make(chan struct{})
+		b := newBroker(t, m, func(o *credential.BrokerOptions) {
+			o.Events = func(e credential.Event) {
+				switch {
+				case e.Kind == credential.EventRevoked:
+					<-behind
+				case e.Reason == credential.ErrClosed:
+					close(behind)
+					runtime.Goexit()
+				}
+			}
+		})
+		ctx, task := startTask(t, credential.TaskOptions{})
+		c, err := b.Credential(ctx, tool(t, "pay"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = reveal(t, c)
+		_ = task.End(ctx) // the first attempt
+		ctx, task = startTask(t, credential.TaskOptions{MaxLeases: n})
+		for i := range n {
+			if _, err := b.Credential(ctx, tool(t, "pay", func(s *scope.Spec) { s.Permissions = []string{fmt.Sprint(i)} })); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = task.End(ctx)
+		time.Sleep(1500 * time.Millisecond) // the second
+		start := time.Now()
+		if err := b.Close(); !errors.Is(err, credential.ErrUnrevoked) || tries != 2 || time.Since(start) != 0 {
+			t.Errorf("%v after %v and %d attempts", err, time.Since(start), tries)
+		}
+	})
+}

@@ -1131,6 +1131,27 @@ var general = []mutant{
 		new:     `	_ = ctx`,
 		fails:   tests{"TestCloseTellsTheLast"},
 	},
+	{
+		defence: "and for no worker that is gone",
+		file:    "credential/revoker.go",
+		old: `		defer func() { // in any case: a sink may end what is deferred, too
+			r.mu.Lock()
+			r.rest()
+			r.mu.Unlock()
+		}()
+		v.failures++
+		v.due = time.Now().Add(revokePause)
+		r.put(v) // there is nothing to do where the lease is gone
+`,
+		new: `		v.failures++
+		v.due = time.Now().Add(revokePause)
+		r.put(v) // there is nothing to do where the lease is gone
+		r.mu.Lock()
+		r.rest()
+		r.mu.Unlock()
+`,
+		fails: tests{"TestCloseAfterTwoGoexits"},
+	},
 
 	// issuer: when it is down, and what it says
 	{
