@@ -361,6 +361,52 @@ func TestCloseTellsOfTheEnd(t *testing.T) {
 	}
 }
 
+// A revocation that is under way when the broker is closed is told of before
+// Close returns, however it ends.
+func TestCloseTellsOfTheLastAttempt(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func()
+		want string
+	}{
+		"done":   {func() {}, fmt.Sprint(credential.EventRevoked, credential.Reason(""))},
+		"panic":  {func() { panic("boom") }, fmt.Sprint(credential.EventRevokeFailed, credential.ErrClosed)},
+		"Goexit": {runtime.Goexit, fmt.Sprint(credential.EventRevokeFailed, credential.ErrClosed)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries := 0
+				m := &mint{ttl: time.Hour, revoke: func(ctx context.Context, _ string) error {
+					if tries++; tries == 1 {
+						return errors.New("not now")
+					}
+					<-ctx.Done() // Close
+					time.Sleep(10 * time.Millisecond)
+					c.end()
+					return nil
+				}}
+				var told atomic.Value
+				b := newBroker(t, m, func(o *credential.BrokerOptions) {
+					o.Events = func(e credential.Event) {
+						time.Sleep(10 * time.Millisecond)
+						told.Store(fmt.Sprint(e.Kind, e.Reason))
+					}
+				})
+				ctx, task := startTask(t, credential.TaskOptions{})
+				if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+					t.Fatal(err)
+				}
+				_ = task.End(ctx)
+				time.Sleep(1500 * time.Millisecond) // the second attempt has begun
+				start := time.Now()
+				_ = b.Close()
+				if took := time.Since(start); told.Load() != c.want || tries != 2 || took != 20*time.Millisecond {
+					t.Errorf("told %q after %v and %d attempts, want %q", told.Load(), took, tries, c.want)
+				}
+			})
+		})
+	}
+}
+
 // An issuer ends the goroutine of a revocation, and a sink that is behind ends it
 // once more when it is told so: Close does not wait for it.
 func TestCloseAfterTwoGoexits(t *testing.T) {

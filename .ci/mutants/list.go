@@ -1132,6 +1132,13 @@ var general = []mutant{
 		fails:   tests{"TestCloseTellsTheLast"},
 	},
 	{
+		defence: "it waits for who may be about to tell",
+		file:    "credential/revoker.go",
+		old:     `r.workers == 0 && !r.telling`,
+		new:     `!r.telling`,
+		fails:   tests{"TestCloseTellsOfTheLastAttempt"},
+	},
+	{
 		defence: "and for no worker that is gone",
 		file:    "credential/revoker.go",
 		old: `		defer func() { // in any case: a sink may end what is deferred, too
