@@ -575,6 +575,49 @@ func TestEndedAtOnce(t *testing.T) {
 	}
 }
 
+// A step is over as soon as what its task was started under, also where it was
+// cut off from that.
+func TestStepEndedAtOnce(t *testing.T) {
+	b := newBroker(t, &mint{ttl: time.Hour})
+	step := func(t *testing.T, ctx context.Context) context.Context {
+		t.Helper()
+		ctx, _, err := credential.StartTask(ctx, credential.TaskOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ctx
+	}
+	for name, start := range map[string]func(*testing.T, context.Context) context.Context{
+		"linked":  step,
+		"cut off": func(t *testing.T, ctx context.Context) context.Context { return step(t, context.WithoutCancel(ctx)) },
+		"cut off from a step": func(t *testing.T, ctx context.Context) context.Context {
+			return step(t, context.WithoutCancel(step(t, ctx)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			outer, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			ctx, task, err := credential.StartTask(outer, credential.TaskOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			inner := start(t, ctx)
+			if _, err := b.Credential(inner, tool(t, "pay")); err != nil {
+				t.Fatal(err)
+			}
+			release := credential.Hold(task)
+			cancel()
+			if _, err := b.Credential(inner, tool(t, "pay")); !errors.Is(err, credential.ErrTaskEnded) {
+				t.Errorf("got %v", err)
+			}
+			release()
+			if err := task.End(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A deadline passes a moment before the task does what End does. A call in
 // between is told that the task has ended, and not that its caller did or that
 // the policy said no.

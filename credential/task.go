@@ -68,7 +68,7 @@ const (
 //
 // What every call reads lies together and apart from the rest, as in a lease.
 type Task struct {
-	outer      context.Context // what it was started under, the parent of ctx
+	outer      context.Context // what it was started under, the parent of ctx; of a step, with its parent
 	gone       atomic.Bool     // set before we cancel ctx; see isGone
 	limited    bool            // options.Only is a list
 	hasSubject bool
@@ -182,7 +182,9 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	if d, ok := ctx.Deadline(); ok {
 		t.until = earlier(t.until, wallAt(d, now))
 	}
-	t.outer = ctx
+	if t.outer = ctx; parent != nil {
+		t.outer = inside{ctx, parent}
+	}
 	t.ctx, t.cancel = context.WithTimeout(ctx, o.Timeout)
 	t.stop = context.AfterFunc(t.ctx, func() { t.finish(context.WithoutCancel(ctx)) })
 	if parent != nil && !parent.adopt(t) {
@@ -303,6 +305,21 @@ func (t *Task) over(now instant) bool {
 // in memory than the task: to fetch it took a third of the time of a call where
 // there are thousands.
 func (t *Task) isGone() bool { return t.gone.Load() || t.outer.Err() != nil }
+
+// inside is what a step was started under. It has ended as soon as the step's
+// parent has, also where it was cut off from the parent's cancellation: the
+// parent ends its steps itself, but a moment after it was cancelled.
+type inside struct {
+	context.Context
+	parent *Task
+}
+
+func (i inside) Err() error {
+	if i.parent.isGone() {
+		return context.Canceled
+	}
+	return i.Context.Err()
+}
 
 // abort cancels ctx, as the end of the task does.
 func (t *Task) abort() {

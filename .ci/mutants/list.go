@@ -937,6 +937,13 @@ var general = []mutant{
 		fails:   tests{"TestEndedAtOnce/parent"},
 	},
 	{
+		defence: "a step is over as soon as its parent",
+		file:    "credential/task.go",
+		old:     `if i.parent.isGone() {`,
+		new:     `if false {`,
+		fails:   tests{"TestStepEndedAtOnce/cut off", "TestStepEndedAtOnce/cut off from a step"},
+	},
+	{
 		defence: "the end of a task is not its caller's",
 		file:    "credential/flight.go",
 		old: `	if t.ctx.Err() != nil {
