@@ -30,7 +30,7 @@ func TestTakenBackAtOnce(t *testing.T) {
 				}
 			}
 		})
-		ctx, cancel := context.WithTimeout(must(credential.StartTask(t.Context(), credential.TaskOptions{})), time.Second)
+		ctx, cancel := context.WithTimeout(must(credential.StartTask(t.Context(), credential.TaskOptions{})), 20*time.Second)
 		defer cancel()
 		s := tool(t, "pay", func(s *scope.Spec) { s.SingleUse = single })
 		_, err := b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))
