@@ -241,7 +241,7 @@ func TestGoroutinesReturn(t *testing.T) {
 		as.Close()
 	}
 	for n := 0; runtime.NumGoroutine() > before; n++ {
-		if n == 400 {
+		if n == 2000 {
 			buf := make([]byte, 1<<20)
 			t.Fatalf("%d goroutines, want %d:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}

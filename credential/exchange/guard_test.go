@@ -292,7 +292,7 @@ func TestIdleConnections(t *testing.T) {
 			}
 			i.CloseIdleConnections()
 		}
-		for range 200 {
+		for range 2000 {
 			if (open.Load() == 0) == own {
 				break
 			}
@@ -326,7 +326,7 @@ func TestGoroutines(t *testing.T) {
 		s.Close()
 	}
 	for n := 0; runtime.NumGoroutine() > before; n++ {
-		if n == 400 {
+		if n == 2000 {
 			buf := make([]byte, 1<<20)
 			t.Fatalf("%d goroutines, want %d:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}
