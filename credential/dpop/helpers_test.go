@@ -143,6 +143,13 @@ func (s *seen) note(jti string) {
 	s.total++
 }
 
+// times returns how often jti was noted.
+func (s *seen) times(jti string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count[jti]
+}
+
 // check fails t unless there were n proofs at least, each of them once.
 func (s *seen) check(t *testing.T, n int) {
 	t.Helper()

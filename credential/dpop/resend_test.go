@@ -235,7 +235,7 @@ func TestHTTP2(t *testing.T) {
 	}
 	proofs.check(t, 300)
 	for i := range 100 {
-		if n := calls.count[fmt.Sprint("POST", i)]; n != 1 {
+		if n := calls.times(fmt.Sprint("POST", i)); n != 1 {
 			t.Errorf("POST %d arrived %d times", i, n)
 		}
 	}
