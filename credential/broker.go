@@ -215,15 +215,6 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Tas
 	return t, nil
 }
 
-// ask has the policy decide, and returns what it left of s, or s and why not.
-func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (S, []string, error) {
-	left, no := b.decide(ctx, t, s, call)
-	if no != nil {
-		return s, no.reasons, &Error{Reason: no.reason, Scope: s.Name(), Detail: no.detail}
-	}
-	return left, nil, nil
-}
-
 // fits checks what a scope asks of task, time and use. Both clocks are read,
 // which the task's context does not.
 func fits(t *Task, a scope.Any, now instant, portable bool) error {

@@ -8,45 +8,38 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// refusal is why a policy does not say yes.
-type refusal struct {
-	reason  Reason
-	reasons []string
-	detail  string
-}
-
-// decide asks the decider, and returns what it leaves of s, or why not. Of its
-// panic or error no more is told than that: the text is not ours.
-func (b *Broker[S]) decide(ctx context.Context, t *Task, s S, call policy.Call) (left S, no *refusal) {
+// ask has the policy decide, and returns what it leaves of s, or its reasons and
+// why not. Of a panic or an error no more is told than that: the text is not ours.
+func (b *Broker[S]) ask(ctx context.Context, t *Task, s S, call policy.Call) (left S, reasons []string, err error) {
 	defer func() {
 		if recover() != nil {
-			no = &refusal{reason: ErrDenied, detail: "the policy panicked"}
+			err = &Error{Reason: ErrDenied, Scope: s.Name(), Detail: "the policy panicked"}
 		}
 	}()
 	f := &t.facts
-	d, err := b.policy.Decide(ctx, policy.Request{Scope: s.Any(), Call: call, Facts: policy.Facts{
+	d, failure := b.policy.Decide(ctx, policy.Request{Scope: s.Any(), Call: call, Facts: policy.Facts{
 		Workload: b.workload, Tenant: f.tenant, Subject: f.subject, Task: f.task, Step: f.step, Purpose: f.purpose,
 	}})
 	switch {
-	case err == nil && d.Allow && d.Narrow.IsZero():
-		return s, nil
-	case err == nil && d.Allow && s.Any().Includes(d.Narrow):
+	case failure == nil && d.Allow && d.Narrow.IsZero():
+		return s, nil, nil
+	case failure == nil && d.Allow && s.Any().Includes(d.Narrow):
 		if narrow, ok := scope.As[S](d.Narrow); ok {
-			return narrow, nil
+			return narrow, nil, nil
 		}
+	case failure != nil && (ctx.Err() != nil || t.ctx.Err() != nil): // that is why, where it minds its context
+		return s, d.Reasons, canceled(ctx, t, s.Name())
 	}
-	no = &refusal{reason: ErrDenied, reasons: d.Reasons}
+	e := &Error{Reason: ErrDenied, Scope: s.Name()}
 	switch {
-	case err != nil && t.ctx.Err() != nil: // that is why, where it minds its context
-		no.reason = ErrTaskEnded
-	case errors.Is(err, context.DeadlineExceeded):
-		no.detail = "the policy took too long"
-	case err != nil:
-		no.detail = "the policy gave no answer"
+	case errors.Is(failure, context.DeadlineExceeded):
+		e.Detail = "the policy took too long"
+	case failure != nil:
+		e.Detail = "the policy gave no answer"
 	case d.Allow:
-		no.detail = "the policy's narrowing is not within the scope"
+		e.Detail = "the policy's narrowing is not within the scope"
 	}
-	return s, no
+	return s, d.Reasons, e
 }
 
 // deny records a call for which nothing was asked of the issuer, and returns

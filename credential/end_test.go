@@ -662,3 +662,33 @@ func TestEndWhileThePolicyIsAsked(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Nor has one whose caller has given up meanwhile: that is the caller's doing, and
+// no audit trail should have it as a denial for a reason of the policy's.
+func TestCancelWhileThePolicyIsAsked(t *testing.T) {
+	for name, want := range map[string]error{"cancelled": context.Canceled, "too late": context.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			var told []credential.Event
+			b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
+				o.Events = func(e credential.Event) { told = append(told, e) }
+				o.Policy = policy.Within(time.Hour, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+					if want == context.Canceled {
+						cancel()
+					}
+					<-ctx.Done()
+					return policy.Decision{}, ctx.Err()
+				}))
+			})
+			_, err := b.Credential(ctx, tool(t, "pay"))
+			if !errors.Is(err, credential.ErrCanceled) || !errors.Is(err, want) {
+				t.Errorf("%s: got %v", name, err)
+			}
+			if len(told) != 1 || told[0].Reason != credential.ErrCanceled {
+				t.Errorf("%s: told of %v", name, told)
+			}
+		})
+	}
+}

@@ -289,29 +289,29 @@ var general = []mutant{
 	{
 		defence: "a no is a no",
 		file:    "credential/decide.go",
-		old:     `case err == nil && d.Allow && d.Narrow.IsZero():`,
-		new:     `case err == nil && d.Narrow.IsZero():`,
+		old:     `case failure == nil && d.Allow && d.Narrow.IsZero():`,
+		new:     `case failure == nil && d.Narrow.IsZero():`,
 		fails:   tests{"TestPolicyFailsClosed/zero"},
 	},
 	{
 		defence: "an error is a no",
 		file:    "credential/decide.go",
-		old:     `case err == nil && d.Allow && d.Narrow.IsZero():`,
+		old:     `case failure == nil && d.Allow && d.Narrow.IsZero():`,
 		new:     `case d.Allow && d.Narrow.IsZero():`,
 		fails:   tests{"TestPolicyFailsClosed/error"},
 	},
 	{
 		defence: "a panic is a no",
 		file:    "credential/decide.go",
-		old:     `no = &refusal{reason: ErrDenied, detail: "the policy panicked"}`,
-		new:     `left, no = s, nil`,
+		old:     `err = &Error{Reason: ErrDenied, Scope: s.Name(), Detail: "the policy panicked"}`,
+		new:     `left, err = s, nil`,
 		fails:   tests{"TestPolicyFailsClosed/panic"},
 	},
 	{
 		defence: "a policy does not widen",
 		file:    "credential/decide.go",
-		old:     `case err == nil && d.Allow && s.Any().Includes(d.Narrow):`,
-		new:     `case err == nil && d.Allow:`,
+		old:     `case failure == nil && d.Allow && s.Any().Includes(d.Narrow):`,
+		new:     `case failure == nil && d.Allow:`,
 		fails:   tests{"TestPolicyFailsClosed/widening", "TestPolicyFailsClosed/other scope"},
 	},
 	{
@@ -952,14 +952,14 @@ var general = []mutant{
 		new: `	if false {
 		return &Error{Reason: ErrTaskEnded, Scope: scope}
 `,
-		fails: tests{"TestDeadlineJustPassed/one made of it, any policy", "TestDeadlineJustPassed/one made of it, a policy that minds its context"},
+		fails: tests{"TestDeadlineJustPassed/one made of it, any policy", "TestDeadlineJustPassed/one made of it, a policy that minds its context", "TestDeadlineJustPassed/the task's, a policy that minds its context", "TestEndWhileThePolicyIsAsked"},
 	},
 	{
 		defence: "nor the policy's word",
 		file:    "credential/decide.go",
-		old:     `case err != nil && t.ctx.Err() != nil:`,
+		old:     `case failure != nil && (ctx.Err() != nil || t.ctx.Err() != nil):`,
 		new:     `case false:`,
-		fails:   tests{"TestDeadlineJustPassed/the task's, a policy that minds its context", "TestEndWhileThePolicyIsAsked"},
+		fails:   tests{"TestDeadlineJustPassed/the task's, a policy that minds its context", "TestEndWhileThePolicyIsAsked", "TestCancelWhileThePolicyIsAsked"},
 	},
 	{
 		defence: "End cancels calls",
