@@ -132,10 +132,10 @@ func (r *revoker) wake() {
 
 // work tries what is due until nothing is.
 func (r *revoker) work() {
+	defer r.leave() // also where runtime.Goexit in the issuer, or in a sink that is behind, ends this goroutine
 	for {
 		r.mu.Lock()
 		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
-			r.rest()
 			r.mu.Unlock()
 			return
 		}
@@ -146,8 +146,10 @@ func (r *revoker) work() {
 	}
 }
 
-// rest ends a worker. It is called with mu held.
-func (r *revoker) rest() {
+// leave ends a worker. What became due meanwhile gets another.
+func (r *revoker) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.workers--
 	r.wake()
 	r.hush()
@@ -169,13 +171,7 @@ func (r *revoker) try(v *revocation) {
 		if done {
 			return
 		}
-		// runtime.Goexit in the issuer, or in a sink that is behind, ends this
-		// goroutine.
-		defer func() { // in any case: a sink may end what is deferred, too
-			r.mu.Lock()
-			r.rest()
-			r.mu.Unlock()
-		}()
+		// runtime.Goexit: nobody knows what became of the attempt.
 		v.failures++
 		v.due = time.Now().Add(revokePause)
 		r.put(v) // there is nothing to do where the lease is gone

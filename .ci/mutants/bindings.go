@@ -228,4 +228,11 @@ var bindings = []mutant{
 		new:     `	return func(t *http.Transport) *http.Transport { _ = http2.Guard; return t }(&http.Transport{`,
 		fails:   tests{"TestHTTP2Debug"},
 	},
+	{
+		defence: "nor forms by that of exchange",
+		file:    "credential/exchange/guard.go",
+		old:     `	return http2.Guard(&http.Transport{`,
+		new:     `	return func(t *http.Transport) *http.Transport { _ = http2.Guard; return t }(&http.Transport{`,
+		fails:   tests{"TestOwnTransport"},
+	},
 }

@@ -185,6 +185,13 @@ var general = []mutant{
 		fails:   tests{"TestCovers"},
 	},
 	{
+		defence: "an escape is looked at",
+		file:    "scope/path.go",
+		old:     `t[c] = c != '%' && c != ';' && c != '\\'`,
+		new:     `t[c] = c != ';' && c != '\\'`,
+		fails:   tests{"TestCovers"},
+	},
+	{
 		defence: "an escape that is broken hides none behind it",
 		file:    "scope/path.go",
 		old: `		b.WriteByte(s[i])
@@ -944,6 +951,13 @@ var general = []mutant{
 		fails:   tests{"TestStepEndedAtOnce/cut off", "TestStepEndedAtOnce/cut off from a step"},
 	},
 	{
+		defence: "a caller who has given up is not served",
+		file:    "credential/task.go",
+		old:     `return ctx == context.Context((*taskContext)(t)) }`,
+		new:     `return t.life != nil }`,
+		fails:   tests{"TestCallUnderForeign"},
+	},
+	{
 		defence: "the end of a task is not its caller's",
 		file:    "credential/flight.go",
 		old: `	if t.ctx.Err() != nil {
@@ -1148,21 +1162,17 @@ var general = []mutant{
 	{
 		defence: "and for no worker that is gone",
 		file:    "credential/revoker.go",
-		old: `		defer func() { // in any case: a sink may end what is deferred, too
-			r.mu.Lock()
-			r.rest()
-			r.mu.Unlock()
-		}()
-		v.failures++
-		v.due = time.Now().Add(revokePause)
-		r.put(v) // there is nothing to do where the lease is gone
-`,
-		new: `		v.failures++
-		v.due = time.Now().Add(revokePause)
-		r.put(v) // there is nothing to do where the lease is gone
+		old: `	defer r.leave() // also where runtime.Goexit in the issuer, or in a sink that is behind, ends this goroutine
+	for {
 		r.mu.Lock()
-		r.rest()
-		r.mu.Unlock()
+		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
+			r.mu.Unlock()
+`,
+		new: `	for {
+		r.mu.Lock()
+		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
+			r.mu.Unlock()
+			r.leave()
 `,
 		fails: tests{"TestCloseAfterTwoGoexits"},
 	},

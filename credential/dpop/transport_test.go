@@ -202,7 +202,7 @@ func TestTransportConcurrent(t *testing.T) {
 func TestHTTP2Debug(t *testing.T) {
 	for debug, prints := range map[string]bool{"": false, "http2debug=0": false, "http2debug=1": true, "netdns=1,http2debug=2": true} {
 		t.Setenv("GODEBUG", debug)
-		if p := dpop.NewBase().Protocols; (p != nil && !p.HTTP2()) != prints {
+		if p := dpop.NewBase().Protocols; prints != (p != nil && p.HTTP1() && !p.HTTP2()) {
 			t.Errorf("GODEBUG=%s: speaks %v", debug, p)
 		}
 	}
