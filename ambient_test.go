@@ -28,9 +28,9 @@ func TestNothingAmbient(t *testing.T) {
 		"os/exec":  "*", "flag": "*", "expvar": "*", "plugin": "*", "embed": "*", "net/http/pprof": "*", "golang.org/x/net/http/httpproxy": "*",
 	}
 	reasons := map[string]string{
-		"credential/internal/http2 os.Getenv": "GODEBUG, which makes net/http print what goes over HTTP/2: it chooses HTTP/1.1",
-		"identity/workload os.Getenv":         "SPIFFE_ENDPOINT_SOCKET, where Options.Address is empty; errors name it",
-		"identity/identitytest os.MkdirTemp":  "the socket of a test agent",
+		"internal/transport os.Getenv":       "GODEBUG, which makes net/http print what goes over HTTP/2: it chooses HTTP/1.1",
+		"identity/workload os.Getenv":        "SPIFFE_ENDPOINT_SOCKET, where Options.Address is empty; errors name it",
+		"identity/identitytest os.MkdirTemp": "the socket of a test agent",
 	}
 	seen := map[string]bool{}
 	for _, dir := range packages(t) {

@@ -44,6 +44,9 @@ func TestDependencies(t *testing.T) {
 			[]string{"github.com/spiffe/go-spiffe/v2/spiffeid", "github.com/hashicorp/golang-lru/v2", "github.com/go-jose/go-jose/v4"}},
 		{"credential/exchange", []map[string]string{heavy},
 			[]string{"github.com/spiffe/go-spiffe/v2/spiffeid", "github.com/hashicorp/golang-lru/v2", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2"}},
+		{"internal/...", []map[string]string{heavy, {
+			module + "scope": "stands above the leaves", module + "identity": "stands above the leaves", module + "credential": "stands above the leaves",
+		}}, []string{}},
 	} {
 		cmd := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}+{{end}}{{.ImportPath}}", module+c.pkg)
 		cmd.Stderr = os.Stderr
