@@ -1,0 +1,4 @@
+package header
+
+// Canonical is the name of a header that a server may see.
+var Canonical = canonical
