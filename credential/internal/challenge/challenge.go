@@ -1,17 +1,35 @@
 // Package challenge reads WWW-Authenticate headers (RFC 9110 section 11.6.1):
 //
-//	for _, c := range challenge.Parse(line) {
+//	for c := range challenge.All(resp.Header) {
 //		if c.Scheme == "dpop" && c.Params["error"] == "use_dpop_nonce" {
 //
 // It knows no scheme; what a challenge asks for is for the packages that use it.
 package challenge
 
-import "strings"
+import (
+	"iter"
+	"net/http"
+	"strings"
+)
 
 // Challenge is one challenge of a header.
 type Challenge struct {
 	Scheme string            // in lower case
 	Params map[string]string // names in lower case; the first of a name counts
+}
+
+// All yields the challenges of all lines of a response's header. The order is
+// that of the header.
+func All(h http.Header) iter.Seq[Challenge] {
+	return func(yield func(Challenge) bool) {
+		for _, line := range h["Www-Authenticate"] {
+			for _, c := range Parse(line) {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // max bounds what one header is read as. Servers send one or two, and each

@@ -1,7 +1,9 @@
 package challenge_test
 
 import (
+	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,6 +32,29 @@ func TestChallenges(t *testing.T) {
 		if got := challenge.Parse(in); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %v, want %v", in, got, want)
 		}
+	}
+}
+
+func TestAll(t *testing.T) {
+	h := http.Header{
+		"Www-Authenticate": {`Basic, Bearer realm="a"`, `"`, `DPoP error=x`},
+		"www-authenticate": {`Digest`}, // net/http does not make such a key
+	}
+	var got []string
+	for c := range challenge.All(h) {
+		got = append(got, c.Scheme)
+	}
+	if want := []string{"basic", "bearer", "dpop"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for c := range challenge.All(h) {
+		if c.Scheme != "basic" {
+			t.Errorf("%s was read after the loop had ended", c.Scheme)
+		}
+		break
+	}
+	for c := range challenge.All(nil) {
+		t.Errorf("got %v of no header", c)
 	}
 }
 

@@ -1,8 +1,14 @@
 // Package resend has the rules by which a request may be sent again, by us and
-// by net/http behind our back.
+// by net/http behind our back:
+//
+//	if !resend.Safe(req) {
+//		req.GetBody = resend.Bounded(req.GetBody)
+//		resend.SendOnce(req.Header)
+//	}
 package resend
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -58,8 +64,30 @@ func SendOnce(h http.Header) {
 	}
 }
 
-// Discard reads a little of a response that nobody wants, so that its
-// connection can be used again, and closes it.
+// Max is how often net/http may send one request again on its own: where nothing
+// of it was written yet, and where an HTTP/2 server says that it did not process
+// it (RFC 9113 section 8.7). net/http has no bound of its own. A server that says
+// so every time would be sent the request, with its credential, hundreds of times
+// a second.
+const Max = 2
+
+// Bounded returns a GetBody that returns the body [Max] times, nil for nil. It is
+// for one request, and not for concurrent use.
+func Bounded(getBody func() (io.ReadCloser, error)) func() (io.ReadCloser, error) {
+	if getBody == nil {
+		return nil
+	}
+	left := Max
+	return func() (io.ReadCloser, error) {
+		if left--; left < 0 {
+			return nil, errors.New("credential: the endpoint takes no request")
+		}
+		return getBody()
+	}
+}
+
+// Discard closes a response that is not used further. It reads a little of the
+// body first, so that the connection can be used again.
 func Discard(resp *http.Response) {
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 	_ = resp.Body.Close()
