@@ -1,5 +1,9 @@
-// Package mutual makes the transports on whose connections a certificate
-// proves who we are (RFC 8705).
+// Package mutual makes the connections on which a certificate proves who we are
+// (RFC 8705):
+//
+//	pool := mutual.NewPool(base, source)
+//	c, replaced := pool.Current()
+//	resp, err := c.RoundTrip(req)
 package mutual
 
 import (
@@ -17,8 +21,8 @@ func Thumbprint(der []byte) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Usable reports whether t makes its TLS connections itself. What others dial
-// shows no certificate of ours.
+// Usable reports whether t makes its TLS connections itself. A connection that
+// other code dials shows no certificate of ours.
 func Usable(t *http.Transport) bool {
 	//lint:ignore SA1019 it is deprecated and still obeyed
 	return t != nil && t.DialTLSContext == nil && t.DialTLS == nil
