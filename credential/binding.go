@@ -7,18 +7,17 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// Binding says what a broker's credentials are bound to. One that is bound is
-// worth nothing to whoever copies it: each use proves possession of a key that
-// never leaves the process.
+// Binding says what a broker's credentials are bound to. A copy of a bound one
+// is worth nothing: each use proves possession of a key that never leaves the
+// process.
 //
 // The Require bindings refuse, and revoke, what is not bound. The Prefer ones
-// take what the issuer gives: they are for the time in which servers learn it,
-// and a thief hopes for servers that have not.
+// take what the issuer gives. Use Prefer only while you migrate servers.
 type Binding uint8
 
 // The bindings.
 const (
-	// Bearer binds to nothing: whoever has the token can use it.
+	// Bearer binds to nothing: a copy of the token can be used.
 	Bearer Binding = iota
 	// PreferDPoP is RequireDPoP, but takes an unbound token where the issuer
 	// answers with one.
@@ -29,8 +28,8 @@ const (
 	// it that the task is the same. Of a token that cannot be read, the answer's
 	// token_type says that it is bound, unless introspection says something else.
 	RequireDPoP
-	// PreferMutualTLS is RequireMutualTLS, but takes a token that nobody says is
-	// bound. That is dropped with the certificate, too.
+	// PreferMutualTLS is RequireMutualTLS, but takes a token of which nothing says
+	// that it is bound. That is dropped with the certificate, too.
 	PreferMutualTLS
 	// RequireMutualTLS binds to the workload's certificate (RFC 8705 section 3),
 	// which both the issuer and the endpoint are shown in the TLS handshake. When
@@ -84,15 +83,6 @@ type Certified interface {
 	// never one that has expired, and the same until it is replaced. An error that matches [ErrInvalid] says that there
 	// will never be one: [NewBroker] asks, too.
 	Certificate() (*tls.Certificate, error)
-}
-
-// Prover is an [Issuer] that knows how its server wants proofs to be signed.
-// Issuers that are not one are sent ES256.
-type Prover interface {
-	// ProofAlgorithms returns the server's dpop_signing_alg_values_supported (RFC
-	// 9449 section 5.1), nil when it does not say. It may do I/O: all callers wait for
-	// one answer, which is kept, and that there is none is an outage of the issuer.
-	ProofAlgorithms(ctx context.Context) ([]string, error)
 }
 
 // Confirmer is an [Issuer] that can find out what a token is bound to that

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +13,9 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/taskcred/taskcred/credential/dpop"
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/clock"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -23,27 +26,64 @@ import (
 //
 // An issuer that could not be reached three times in a row is left alone for
 // 100 ms, doubled up to 10 s with each further failure, or for as long as its
-// Retry-After says, up to 5 minutes. Meanwhile callers are told at once; then
-// one of them finds out. Requests that fail together count as one failure, and
-// one that was given up counts if the issuer had a tenth of IssueTimeout for it.
-// Nothing is retried by itself.
+// Retry-After says, up to 5 minutes. Calls fail at once meanwhile; after the
+// pause one call probes the issuer. Requests that fail together count as one
+// failure. A request that was given up counts if the issuer had a tenth of
+// IssueTimeout for it. The broker retries nothing by itself.
 type Broker[S scope.Scope] struct {
-	// The issuer's and the base's, as funcs: no printer comes through them to what
-	// an issuer holds and what the connections of a transport buffer.
-	fetch func(context.Context, TokenRequest[S]) (TokenResponse, error)
-	carry func(*http.Request) (*http.Response, error)
+	_    [0]S // a broker for tools does not convert into one for models
+	core *core
+}
 
-	algorithms func(context.Context) ([]string, error)                  // of an issuer that is a Prover, else nil
-	confirms   func(context.Context, secret.Text) (Confirmation, error) // of one that is a Confirmer, else nil
+// Credential returns a credential for scope s in the task that ctx carries:
+// from the cache if one is ready, else a new one. Ask for one on every use:
+// that is when the policy is asked.
+//
+// Errors match [ErrNoTask], [ErrTaskEnded], [ErrOutOfScope], [ErrNoSubject],
+// [ErrDenied], [ErrBlocked], [ErrLimit], [ErrIdentity], [ErrIssuer],
+// [ErrRefused], [ErrRejected], [ErrCanceled], [ErrClosed] or [ErrNotPortable].
+// The last one means that the credential is good for one call only, by the
+// scope, the policy's narrowing or the issuer, or that it is bound to a key: use
+// a [Broker.Client] for those.
+func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) {
+	l, err := b.core.export(ctx, nil, s.Any(), policy.Call{})
+	if err != nil {
+		return Credential[S]{}, err
+	}
+	granted, _ := scope.As[S](l.key.scope) // a narrowed scope has the kind of the one it narrows
+	return Credential[S]{scope: granted, lease: l}, nil
+}
+
+// Ledger returns the ledger that holds the broker's credentials.
+func (b *Broker[S]) Ledger() *Ledger { return b.core.ledger }
+
+// Close refuses new work, cancels requests to the issuer, revokes every
+// credential of the broker, delivers the last events, and stops what it
+// started. It waits at most 2 seconds. It returns nil when all are revoked, else
+// an [*UnrevokedError] that names those left, those that were still being issued
+// included; they are not tried again. Close is idempotent, and every call
+// returns the same. A [Task.End] that comes later is safe.
+func (b *Broker[S]) Close() error { return b.core.shutdown() }
+
+// Format writes the name of the type, for every verb: fmt's reflection must not
+// read memory that goroutines write to.
+func (b *Broker[S]) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credential.Broker") }
+
+// core is a Broker without the type of its scopes.
+type core struct {
+	// The issuer's and the base's methods, as funcs: no printer reaches through
+	// them what an issuer holds and what the connections of a transport buffer.
+	ask     func(ctx context.Context, k key, r asked) (TokenResponse, error)
+	confirm func(context.Context, secret.Text) (Confirmation, error) // of a Confirmer, else nil
+	carry   func(*http.Request) (*http.Response, error)
 
 	policy   policy.Decider
 	binding  Binding
-	signs    atomic.Pointer[dpop.Algorithm] // what the issuer takes, once it is known
-	nonces   dpop.Nonces                    // of endpoints
-	certs    *certificates                  // nil unless credentials are bound to one
+	nonces   dpop.Nonces  // of endpoints
+	certs    *mutual.Pool // nil unless credentials are bound to a certificate
 	ledger   *Ledger
 	events   *recorder
-	idle     []func() // close the connections of the issuer's and of a base of our own that are not in use
+	idle     []func() // close the idle connections of the issuer and of a base of our own
 	revoker  *revoker
 	timeout  time.Duration
 	workload string
@@ -57,139 +97,92 @@ type Broker[S scope.Scope] struct {
 	done     chan struct{} // closed when Close has done its work
 	closeErr error         // set before done is closed
 
-	mu      sync.Mutex // guards flights, inquiry and writes to cache; no I/O, nobody else's code under it
+	mu      sync.Mutex // guards flights and writes to cache; no I/O and no code of the user's under it
 	cache   *cache     // read without mu
 	flights map[key]*flight
-	inquiry *inquiry // the last one
 }
 
 // key is what a credential is cached by. The task stands for tenant, subject
 // and purpose; the issuer is the broker's. Scopes are interned, so a key is
 // small and compared exactly: a broader credential never answers for a
-// narrower one, nor one that is bound to another key.
+// narrower one. A DPoP key is no part of it, because it belongs to the task.
 type key struct {
-	task   *Task
-	scope  scope.Any
-	holder *holder
+	task  *Task
+	scope scope.Any
+	cert  *mutual.Connections // of the certificate that credentials are bound to; nil without one
 }
 
-// Credential returns a credential for scope s in the task that ctx carries:
-// from the cache where one is ready, else minted. Ask for one on every use:
-// that is when the policy is asked.
-//
-// Errors match [ErrNoTask], [ErrTaskEnded], [ErrOutOfScope], [ErrNoSubject],
-// [ErrDenied], [ErrBlocked], [ErrLimit], [ErrIdentity], [ErrIssuer],
-// [ErrRefused], [ErrRejected], [ErrCanceled], [ErrClosed], or [ErrNotPortable]
-// where the scope, the policy's narrowing or the issuer made it good for one
-// call only, or where it is bound to a key: use a [Broker.Client] for those.
-func (b *Broker[S]) Credential(ctx context.Context, s S) (Credential[S], error) {
-	l, granted, err := b.handOut(ctx, nil, s, policy.Call{})
-	if err != nil {
-		return Credential[S]{}, err
-	}
-	return Credential[S]{scope: granted, lease: l}, nil
+// fail returns an error about the scope of k.
+func (k key) fail(r Reason, detail string) *Error {
+	return &Error{Reason: r, Scope: k.scope.Name(), Detail: detail}
 }
 
 // obtain is the path. It returns a lease that the caller has acquired and must
-// release, and what the policy left of the scope. portable says that the token
-// is to leave the library.
-func (b *Broker[S]) obtain(ctx context.Context, bound *Task, s S, call policy.Call, portable bool) (*lease, S, error) {
+// release; the scope in its key is what the policy left. portable says that the
+// token is to leave the library.
+func (b *core) obtain(ctx context.Context, bound *Task, s scope.Any, call policy.Call, portable bool) (*lease, error) {
 	// 1. The task, from ctx or bound.
-	t, err := b.taskFor(ctx, bound, s.Any())
-	if err != nil {
-		return nil, s, b.deny(ctx, t, s.Any(), err, nil)
+	k := key{scope: s}
+	var err error
+	if k.task, err = b.taskFor(ctx, bound, s); err != nil {
+		return nil, b.record(ctx, EventDenied, k, nil, err)
 	}
 	// 2. The policy, on every use.
-	s, reasons, err := b.ask(ctx, t, s, call)
-	if err != nil {
-		return nil, s, b.deny(ctx, t, s.Any(), err, reasons)
+	var reasons []string
+	if k.scope, reasons, err = b.decide(ctx, k, call); err != nil {
+		return nil, b.record(ctx, EventDenied, k, nil, err, reasons...)
 	}
-	// What it left may ask for more than s did, and may have come late.
-	k := key{task: t, scope: s.Any()}
-	now := readClock()
-	if err := fits(t, k.scope, now, portable); err != nil {
-		return nil, s, b.deny(ctx, t, k.scope, err, nil)
+	// The narrowed scope may require more, and the policy may have taken long.
+	now := clock.Now()
+	if err := k.check(now, portable); err != nil {
+		return nil, b.record(ctx, EventDenied, k, nil, err)
 	}
-	if k.holder, err = b.holder(ctx, t, s); err != nil {
-		return nil, s, err
+	if b.certs != nil {
+		if k.cert, err = b.certificate(k); err != nil {
+			return nil, b.record(ctx, EventDenied, k, nil, err)
+		}
 	}
 	for range attempts {
-		l, err := b.take(ctx, t, s, k, now)
+		l, err := b.take(ctx, k, now)
 		if err != nil {
-			return nil, s, err
+			return nil, err
 		}
 		if !l.isDead() {
-			return l, s, nil
+			return l, nil
 		}
-		// Taken back as it came, by somebody who was told of it or at the same time.
+		// It was revoked between its arrival and here, by Revoke, Block or an
+		// event's callback.
 		l.release()
-		if err := b.gone(ctx, t, s); err != nil {
-			return nil, s, err
+		if err := b.gone(ctx, k); err != nil {
+			return nil, err
 		}
-		now = readClock()
+		now = clock.Now()
 	}
-	return nil, s, takenBack(s.Name())
+	return nil, k.takenBack()
 }
 
-// attempts bounds what one call asks of the issuer, where somebody takes back
-// what it gets.
+// attempts bounds how often one call asks the issuer, where what it gets is
+// revoked each time.
 const attempts = 2
 
 // take returns an acquired lease, which may be dead.
-func (b *Broker[S]) take(ctx context.Context, t *Task, s S, k key, now instant) (*lease, error) {
+func (b *core) take(ctx context.Context, k key, now clock.Instant) (*lease, error) {
 	if k.scope.SingleUse() {
-		return b.mintAlone(ctx, t, s, k)
+		return b.mintAlone(ctx, k)
 	}
 	// 3. The cache, by the exact key.
-	if l := b.cached(ctx, t, s, k, now); l != nil {
+	if l := b.cached(ctx, k, now); l != nil {
 		return l, nil
 	}
-	// 4. One flight per key, which goes on with mint.
-	return b.join(ctx, t, s, k)
+	// 4. One flight per key. Steps 5 to 8 are those of mint, which runs on it.
+	return b.join(ctx, k)
 }
 
-// mint is the path from the issuer on; it runs on a flight. Every token that
-// comes back ends as a live lease or is revoked, unless it is not ours to
-// revoke.
-func (b *Broker[S]) mint(ctx context.Context, f *flight, t *Task, s S, k key) *Error {
-	l := f.lease
-	admitted, settled := false, false
-	defer func() {
-		switch {
-		case !admitted: // refused, or runtime.Goexit in a match
-			b.ledger.close(l)
-		case !settled: // runtime.Goexit in the issuer
-			_ = b.ledger.settle(ctx, l, &Error{Reason: ErrIssuer, Code: "panic"})
-		}
-	}()
-	if err := b.admit(l, k); err != nil {
-		b.deny(ctx, t, k.scope, err, nil)
-		return err
-	}
-	admitted = true
-	// 5. The issuer mints.
-	began := readClock()
-	r, refused := b.issue(ctx, b.request(t, s, k.holder))
-	// 6. The response is verified, also one that came with an error.
-	refused = b.believe(ctx, l, t, s, r, began, refused)
-	// 7. The lease goes into the ledger, or the token is revoked.
-	settled = true
-	refused = b.ledger.settle(ctx, l, refused)
-	// 8. One event; the flight takes the lease to the cache.
-	if refused != nil {
-		b.refuse(ctx, l, refused)
-		return refused
-	}
-	b.issued(ctx, l, f.kind)
-	return nil
-}
-
-// taskFor finds the task of a call and checks what it says about a. The error
-// is an *Error.
-func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Task, error) {
+// taskFor returns the task of a call, and an *Error if it may not use s.
+func (b *core) taskFor(ctx context.Context, bound *Task, s scope.Any) (*Task, error) {
 	t := TaskFrom(ctx)
 	fail := func(r Reason, detail string) (*Task, error) {
-		return t, &Error{Reason: r, Scope: a.Name(), Detail: detail}
+		return t, key{scope: s}.fail(r, detail)
 	}
 	if b.closed.Load() {
 		return fail(ErrClosed, "")
@@ -206,75 +199,157 @@ func (b *Broker[S]) taskFor(ctx context.Context, bound *Task, a scope.Any) (*Tas
 	case t.isGone():
 		return fail(ErrTaskEnded, "")
 	case !t.is(ctx) && ctx.Err() != nil:
-		return t, canceled(ctx, t, a.Name())
-	case a.IsZero():
+		return t, key{task: t, scope: s}.canceled(ctx)
+	case s.IsZero():
 		return fail(ErrOutOfScope, "the scope is the zero scope")
-	case !t.permits(a):
+	case !t.permits(s):
 		return fail(ErrOutOfScope, "the scope is not among the task's Only")
 	}
 	return t, nil
 }
 
-// fits checks what a scope asks of task, time and use. Both clocks are read,
-// which the task's context does not.
-func fits(t *Task, a scope.Any, now instant, portable bool) error {
-	fail := func(r Reason, detail string) error { return &Error{Reason: r, Scope: a.Name(), Detail: detail} }
+// decide asks the policy and returns what it leaves of the scope, or its reasons
+// and an *Error. The text of a panic or an error is not shown: it is not ours.
+func (b *core) decide(ctx context.Context, k key, call policy.Call) (left scope.Any, reasons []string, err error) {
+	defer func() {
+		if recover() != nil {
+			left, err = k.scope, k.fail(ErrDenied, "the policy panicked")
+		}
+	}()
+	f := &k.task.facts
+	d, failure := b.policy.Decide(ctx, policy.Request{Scope: k.scope, Call: call, Facts: policy.Facts{
+		Workload: b.workload, Tenant: f.tenant, Subject: f.subject, Task: f.task, Step: f.step, Purpose: f.purpose,
+	}})
+	switch {
+	case failure == nil && d.Allow && d.Narrow.IsZero():
+		return k.scope, nil, nil
+	case failure == nil && d.Allow && k.scope.Includes(d.Narrow):
+		return d.Narrow, nil, nil
+	case failure != nil && (ctx.Err() != nil || k.task.ctx.Err() != nil): // the policy stopped for its context
+		return k.scope, d.Reasons, k.canceled(ctx)
+	}
+	e := k.fail(ErrDenied, "")
+	switch {
+	case errors.Is(failure, context.DeadlineExceeded):
+		e.Detail = "the policy took too long"
+	case failure != nil:
+		e.Detail = "the policy gave no answer"
+	case d.Allow:
+		e.Detail = "the policy's narrowing is not within the scope"
+	}
+	return k.scope, d.Reasons, e
+}
+
+// check returns an error unless task, time and use meet what the scope asks for.
+// It reads both clocks; the task's context reads one.
+func (k key) check(now clock.Instant, portable bool) error {
+	t := k.task
 	switch {
 	case t.over(now):
-		return fail(ErrTaskEnded, "")
-	case !t.hasSubject && a.RequireSubject():
-		return fail(ErrNoSubject, "see TaskOptions.Subject")
-	case t.subjectOver(now) && a.Kind() != scope.KindModel: // models see no subject
-		return fail(ErrNoSubject, "the subject's token has expired; see Subject.Expiry")
-	case portable && a.SingleUse():
-		return fail(ErrNotPortable, "the scope is for a single use")
+		return k.fail(ErrTaskEnded, "")
+	case !t.hasSubject && k.scope.RequireSubject():
+		return k.fail(ErrNoSubject, "see TaskOptions.Subject")
+	case t.subjectOver(now) && k.scope.Kind() != scope.KindModel: // a model's issuer sees no subject
+		return k.fail(ErrNoSubject, "the subject's token has expired; see Subject.Expiry")
+	case portable && k.scope.SingleUse():
+		return k.fail(ErrNotPortable, "the scope is for a single use")
 	}
 	return nil
 }
 
-// cached returns an acquired lease from the cache, nil when there is none that
-// may be used. Past a fraction of its life it is refreshed on the way.
-func (b *Broker[S]) cached(ctx context.Context, t *Task, s S, k key, now instant) *lease {
+// cached returns an acquired lease from the cache, nil if none may be used. Past
+// a fraction of its life it also starts a refresh.
+func (b *core) cached(ctx context.Context, k key, now clock.Instant) *lease {
 	l, ok := b.cache.peek(k)
 	if !ok || !l.usable(now) || !l.acquire() {
 		return nil
 	}
-	// Peek shares its lock between readers; telling the cache of a use does not.
-	// Once a second is enough to keep what is used.
-	if last := l.touched.Load(); now.mono-last > int64(time.Second) && l.touched.CompareAndSwap(last, now.mono) {
+	// peek takes a lock that readers share; touch takes it alone. Once a second is
+	// enough to keep what is used.
+	if last := l.touched.Load(); now.Mono()-last > int64(time.Second) && l.touched.CompareAndSwap(last, now.Mono()) {
 		b.cache.touch(k)
 	}
-	if f := l.fresh.Load(); f != 0 && now.mono >= f && l.renewal.CompareAndSwap(false, true) {
-		b.refresh(ctx, l, t, s)
+	if f := l.fresh.Load(); f != 0 && now.Mono() >= f && l.renewal.CompareAndSwap(false, true) {
+		b.refresh(ctx, l)
 	}
-	b.reused(ctx, l)
+	b.record(ctx, EventReused, k, l, nil)
 	return l
 }
 
-// handOut obtains a credential for somebody outside the library, who does not
-// say when the last call with it is over.
-func (b *Broker[S]) handOut(ctx context.Context, bound *Task, s S, call policy.Call) (*lease, S, error) {
-	l, granted, err := b.obtain(ctx, bound, s, call, true)
+// export obtains a credential for code outside the library, which does not say
+// when its last call is over. The lease is not acquired any more.
+func (b *core) export(ctx context.Context, bound *Task, s scope.Any, call policy.Call) (*lease, error) {
+	l, err := b.obtain(ctx, bound, s, call, true)
 	if err != nil {
-		return nil, s, err
+		return nil, err
 	}
 	defer l.release()
+	k := l.key
 	switch {
 	case l.once:
-		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is good for one call only"}
-		return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
+		return nil, b.record(ctx, EventDenied, k, nil, k.fail(ErrNotPortable, "the credential is good for one call only"))
 	case l.bound:
-		err := &Error{Reason: ErrNotPortable, Scope: s.Name(), Detail: "the credential is bound to a key, which only the transport has"}
-		return nil, s, b.deny(ctx, l.task, granted.Any(), err, nil)
-	case !l.handOut():
-		return nil, s, takenBack(s.Name())
+		return nil, b.record(ctx, EventDenied, k, nil, k.fail(ErrNotPortable, "the credential is bound to a key, which only the transport has"))
+	case !l.markExported():
+		return nil, k.takenBack()
 	}
-	return l, granted, nil
+	return l, nil
 }
 
-// Ledger returns the ledger that holds the broker's credentials.
-func (b *Broker[S]) Ledger() *Ledger { return b.ledger }
+// gone says why the caller of k cannot have what was minted for it, nil if
+// another try may succeed.
+func (b *core) gone(ctx context.Context, k key) error {
+	switch {
+	case b.closed.Load():
+		return k.fail(ErrClosed, "")
+	case k.task.over(clock.Now()):
+		return k.fail(ErrTaskEnded, "")
+	case ctx.Err() != nil:
+		return k.canceled(ctx)
+	}
+	return nil
+}
 
-// Format writes the name of the type, for every verb: fmt's reflection is to
-// leave alone what goroutines are at work in.
-func (b *Broker[S]) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "credential.Broker") }
+// takenBack is the error of a caller whose credential was revoked before it
+// could be used.
+func (k key) takenBack() *Error {
+	e := k.fail(ErrRefused, "it was taken back while it was being issued")
+	e.Code = "taken_back"
+	return e
+}
+
+// canceled is the error of a caller whose context has ended. If the task has
+// ended, too, that is the reason.
+func (k key) canceled(ctx context.Context) *Error {
+	if k.task.ctx.Err() != nil {
+		return k.fail(ErrTaskEnded, "")
+	}
+	e := k.fail(ErrCanceled, "")
+	if e.ctx = context.Canceled; errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		e.ctx = context.DeadlineExceeded
+	}
+	return e
+}
+
+// record reports a decision about the credential of k to the logger and the
+// event sink. l is its lease, nil if it has none. It returns err.
+func (b *core) record(ctx context.Context, kind EventKind, k key, l *lease, err error, reasons ...string) error {
+	if b.events.wants(ctx, kind) {
+		f := b.facts(k)
+		if l != nil {
+			f, _ = b.ledger.snapshot(l)
+		}
+		b.events.record(ctx, failed(kind, f, err, reasons))
+	}
+	return err
+}
+
+// facts describes a credential of k that does not exist yet.
+func (b *core) facts(k key) Lease {
+	f := Lease{Scope: k.scope, Workload: b.workload}
+	if k.task != nil {
+		t := &k.task.facts
+		f.Task, f.Step, f.Tenant, f.Purpose, f.Subject = t.task, t.step, t.tenant, t.purpose, t.subject
+	}
+	return f
+}

@@ -6,6 +6,9 @@ import (
 	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/taskcred/taskcred/credential/internal/mutual"
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 // cache keeps live leases by key, bounded, the least recently used out first.
@@ -18,17 +21,17 @@ type cache struct {
 	lru     *lru.Cache[key, *lease]
 	size    int
 	held    map[*Task]int // leases of each task and its steps
-	evicted *lease        // by the last put
+	evicted *lease        // by the last put, Remove or Add
 }
 
 func newCache(size int) *cache {
 	c := &cache{size: size, held: map[*Task]int{}}
-	c.lru, _ = lru.NewWithEvict(size, c.left) // fails for sizes below one only
+	c.lru, _ = lru.NewWithEvict(size, c.forget) // fails for sizes below one only
 	return c
 }
 
-// left notes that a lease is out, because it was evicted or removed.
-func (c *cache) left(k key, l *lease) {
+// forget is called by the lru for a lease that was evicted or removed.
+func (c *cache) forget(k key, l *lease) {
 	c.evicted = l
 	l.task.reach.remove(l)
 	root := k.task.root
@@ -37,8 +40,7 @@ func (c *cache) left(k key, l *lease) {
 	}
 }
 
-// peek returns the lease of a key. The cache does not learn of the use; see
-// touch.
+// peek returns the lease of a key. It does not count as a use; see touch.
 func (c *cache) peek(k key) (*lease, bool) {
 	if l := k.task.reach.get(c, k); l != nil {
 		return l, true
@@ -46,14 +48,15 @@ func (c *cache) peek(k key) (*lease, bool) {
 	return c.lru.Peek(k)
 }
 
-// touch tells the cache of a use.
+// touch counts a use.
 func (c *cache) touch(k key) { c.lru.Get(k) }
 
-// put enters a lease and returns those that lost their place: one it replaces,
-// of which golang-lru does not tell, or the one that was evicted for it.
+// put enters a lease and returns those that lost their place: the one that it
+// replaces, which golang-lru does not report, or the one that was evicted for it.
 //
-// In a full cache a task that holds a quarter of it, with its steps, makes room
-// for itself: one that asks for ever more scopes pushes out nobody else's.
+// When the cache is full, a task that holds a quarter of it, with its steps,
+// evicts its own: a task that asks for ever more scopes does not evict those of
+// others.
 func (c *cache) put(k key, l *lease) (out []*lease) {
 	root := k.task.root
 	c.evicted = nil
@@ -71,7 +74,7 @@ func (c *cache) put(k key, l *lease) (out []*lease) {
 		}
 	}
 	c.lru.Add(k, l)
-	l.touched.Store(readClock().mono)
+	l.touched.Store(clock.Now().Mono())
 	c.held[root]++
 	k.task.reach.put(l)
 	if c.evicted != nil {
@@ -87,10 +90,10 @@ func (c *cache) remove(l *lease) {
 	}
 }
 
-// removeBound takes out the leases of a holder.
-func (c *cache) removeBound(h *holder) (out []*lease) {
+// removeBound takes out the leases of a certificate.
+func (c *cache) removeBound(cert *mutual.Connections) (out []*lease) {
 	for _, k := range c.lru.Keys() {
-		if l, ok := c.lru.Peek(k); ok && k.holder == h {
+		if l, ok := c.lru.Peek(k); ok && k.cert == cert {
 			c.lru.Remove(k)
 			out = append(out, l)
 		}
@@ -102,7 +105,7 @@ func (c *cache) removeBound(h *holder) (out []*lease) {
 // It is an index and no more: what it does not hold is found in the cache.
 type reach [maxReach]atomic.Pointer[lease]
 
-// maxReach is how many leases are looked at, one after the other, before the
+// maxReach is how many leases are compared, one after the other, before the
 // cache is asked.
 const maxReach = 6
 

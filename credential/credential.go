@@ -1,13 +1,18 @@
 package credential
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/clock"
 	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // Credential is a minted, short-lived secret for one task and one scope of
@@ -55,7 +60,7 @@ func (c Credential[S]) Acting() Acting {
 //
 // An error matches [ErrTaskEnded] or [ErrExpired].
 func (c Credential[S]) Secret() (secret.Text, error) {
-	now := readClock()
+	now := clock.Now()
 	switch {
 	case c.lease != nil && c.lease.task.over(now):
 		return secret.Text{}, &Error{Reason: ErrTaskEnded, Scope: c.scope.Name()}
@@ -84,3 +89,61 @@ func (c Credential[S]) LogValue() slog.Value { return slog.StringValue(c.String(
 
 // MarshalText returns what String returns; a credential does not travel.
 func (c Credential[S]) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// Token returns the text of a credential, for clients that take a func of this
+// form. The text is not pinned to the endpoint, see [Credential.Secret]. Token
+// must be called for every use. Errors are those of [Broker.Credential].
+func (t *Transport[S]) Token(ctx context.Context) (string, error) {
+	l, err := t.broker.export(ctx, t.task, t.scope, policy.Call{})
+	if err != nil {
+		return "", err
+	}
+	return secret.Reveal(l.token), nil
+}
+
+// GetRequestMetadata returns the authorization metadata for a gRPC call, whose
+// one URI must be covered by the scope as a POST. With
+// [Transport.RequireTransportSecurity] it makes t a
+// credentials.PerRPCCredentials. Errors are those of [Broker.Credential].
+func (t *Transport[S]) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
+	return t.metadata(ctx, uri)
+}
+
+func (t *pinned) metadata(ctx context.Context, uri []string) (map[string]string, error) {
+	call, err := rpc(t.scope, uri)
+	if err != nil {
+		return nil, t.refuse(ctx, err)
+	}
+	l, err := t.broker.export(ctx, t.task, t.scope, call)
+	if err != nil {
+		return nil, err
+	}
+	if granted := l.key.scope; granted != t.scope { // as authorize does
+		if _, err := rpc(granted, uri); err != nil {
+			return nil, t.broker.record(ctx, EventDenied, l.key, nil, err)
+		}
+	}
+	return map[string]string{"authorization": secret.Reveal(l.header)}, nil
+}
+
+// rpc checks the URI of a gRPC call against a scope.
+func rpc(s scope.Any, uri []string) (policy.Call, error) {
+	fail := func(detail string) (policy.Call, error) {
+		return policy.Call{}, key{scope: s}.fail(ErrOutOfScope, detail)
+	}
+	if len(uri) != 1 {
+		return fail("a gRPC call must name one URI")
+	}
+	u, err := url.Parse(uri[0])
+	if err != nil {
+		return fail("the URI of the gRPC call is not a URL")
+	}
+	if err := s.Covers(http.MethodPost, u); err != nil {
+		return fail(err.Error())
+	}
+	return policy.Call{Method: http.MethodPost, Host: u.Host, Path: u.EscapedPath()}, nil
+}
+
+// RequireTransportSecurity returns true: gRPC refuses to send the credential in
+// clear.
+func (t *Transport[S]) RequireTransportSecurity() bool { return true }

@@ -70,7 +70,7 @@ func (t *Task) close() []*Task {
 	for _, u := range calls { // after the task: they say that it has ended
 		u.cancel()
 	}
-	t.closeKeys()
+	t.closeProofKeys()
 	return ours
 }
 
@@ -87,7 +87,7 @@ func (t *Task) revokeAll(ctx context.Context, family []*lease) (settled []*lease
 		}
 		// End waits for no flight: a token that comes late is revoked then.
 		generation = slices.DeleteFunc(generation, func(l *lease) bool { return l.ledger.pending(l) })
-		await(limit, generation)
+		awaitTried(limit, generation)
 		settled = append(settled, generation...)
 	}
 	return settled
@@ -136,4 +136,35 @@ func generations(all []*lease) [][]*lease {
 	}
 	slices.Reverse(out)
 	return out
+}
+
+// shutdown is Close.
+func (b *core) shutdown() error {
+	if b.closed.CompareAndSwap(false, true) {
+		b.revokeAll()
+	}
+	<-b.done
+	return b.closeErr
+}
+
+// revokeAll does the work of Close. It runs once in a broker's life.
+func (b *core) revokeAll() {
+	b.stop() // flights: they see that the broker is closed, and what comes is revoked
+	ctx, cancel := context.WithTimeout(context.Background(), defaultEndTimeout)
+	defer cancel()
+	all := b.ledger.find(func(l *lease) bool { return l.owner == b.revoker })
+	for _, l := range all {
+		b.ledger.revoke(ctx, l)
+	}
+	awaitTried(ctx, all)
+	b.closeErr = unrevoked(all, true)
+	left := b.revoker.close()
+	close(b.done) // before any code of the user's, which may call Close
+	for _, v := range left {
+		b.revoker.abandon(v)
+	}
+	for _, closeIdle := range b.idle {
+		closeIdle()
+	}
+	b.revoker.waitIdle(ctx) // the program may end after Close, and its audit trail must be whole
 }

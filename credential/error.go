@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,20 +166,12 @@ func (e *UnrevokedError) Error() string {
 // Is reports whether target is [ErrUnrevoked].
 func (e *UnrevokedError) Is(target error) bool { return target == ErrUnrevoked }
 
-// named returns err with the name of a scope, where it is an *Error without one.
-func named(err error, scope string) error {
-	if e, ok := err.(*Error); ok {
-		e.Scope = or(e.Scope, scope)
-	}
-	return err
-}
-
 // issuerError makes an error of an issuer fit to be shown: an *Error passes
 // with a checked Code and Host, of any other only the fact remains.
 func issuerError(err error, scope string) (out *Error) {
 	out = &Error{Reason: ErrIssuer, Scope: scope}
 	defer func() {
-		if recover() != nil { // in a method of somebody else's error
+		if recover() != nil { // in a method of another package's error
 			out = &Error{Reason: ErrIssuer, Scope: scope, Code: "panic"}
 		}
 	}()
@@ -193,7 +186,7 @@ func issuerError(err error, scope string) (out *Error) {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		out.ctx = context.DeadlineExceeded
-		out.Code = or(out.Code, "timeout")
+		out.Code = cmp.Or(out.Code, "timeout")
 	case errors.Is(err, context.Canceled):
 		out.ctx = context.Canceled
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 // EventKind says what was decided. The kinds are a closed set.
@@ -29,7 +31,7 @@ const (
 	// EventRevokeFailed: a token could not be revoked, or not yet; it may live
 	// until Lease.Expires.
 	EventRevokeFailed EventKind = "revoke-failed"
-	// EventExpired: a token's time was up before anybody revoked it.
+	// EventExpired: a token's time was up before it was revoked.
 	EventExpired EventKind = "expired"
 )
 
@@ -58,8 +60,8 @@ type recorder struct {
 	sink   func(Event)
 }
 
-// wants reports whether anybody looks at events of that kind, so that the hit
-// path need not make one for nobody.
+// wants reports whether events of that kind are recorded anywhere: the hit path
+// makes none otherwise.
 func (r *recorder) wants(ctx context.Context, k EventKind) bool {
 	wanted := r.sink != nil
 	if !wanted && r.logger != nil {
@@ -70,7 +72,7 @@ func (r *recorder) wants(ctx context.Context, k EventKind) bool {
 
 func (r *recorder) record(ctx context.Context, e Event) {
 	if e.Time.IsZero() {
-		e.Time = readClock().time()
+		e.Time = clock.Now().Time()
 	}
 	if r.sink != nil {
 		quietly(func() { r.sink(e) })

@@ -4,22 +4,14 @@ import (
 	"context"
 	"time"
 
-	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/clock"
 	"github.com/taskcred/taskcred/scope"
 )
 
 // SetClocks parts the wall clock from the monotonic one: both are moved by
 // what f returns. The func returned puts them back.
-func SetClocks(f func() (wall, mono time.Duration)) (restore func()) {
-	real := readClock
-	readClock = func() instant {
-		now := real()
-		wall, mono := f()
-		return instant{wall: now.wall + int64(wall), mono: now.mono + int64(mono)}
-	}
-	return func() { readClock = real }
-}
+func SetClocks(f func() (wall, mono time.Duration)) (restore func()) { return clock.Skew(f) }
 
 // WantsMore reports whether the header of a 403 asks for more permissions.
 var WantsMore = wantsMore
@@ -32,15 +24,16 @@ func Peek(token string) (isJWT bool, err error) {
 
 // Believe reports whether a token is accepted for s, by what it says of itself.
 func Believe(s scope.Any, token string) bool {
-	_, err := verify(s, identity.Subject{}, TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer"}, readClock(), want{})
+	_, err := want{scope: s, sent: clock.Now()}.verify(TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer"})
 	return err == nil
 }
 
 // Idle reports whether nothing of b is being revoked just now.
 func Idle[S scope.Scope](b *Broker[S]) bool {
-	b.revoker.mu.Lock()
-	defer b.revoker.mu.Unlock()
-	return b.revoker.workers == 0
+	r := b.core.revoker
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.workers == 0
 }
 
 // NewBase is the transport of a broker whose options have none.
@@ -65,6 +58,3 @@ func ContextOf(t *Task) context.Context { return (*taskContext)(t) }
 
 // Fingerprint is what a ledger that was used compares tokens by.
 func Fingerprint(l *Ledger, t secret.Text) [32]byte { return l.print(t) }
-
-// Canonical is the name of a header that a server may see.
-var Canonical = canonical

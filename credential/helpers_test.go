@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/dpop"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -43,11 +44,13 @@ func tool(t testing.TB, name string, change ...func(*scope.Spec)) scope.Tool {
 // gave. Its answers live for ttl unless answer changes them.
 type mint struct {
 	ttl    time.Duration
+	proofs []string // the algorithms in which it accepts proofs
 	answer func(credential.TokenRequest[scope.Tool], *credential.TokenResponse) error
 	before func(context.Context) error                    // called first, outside the lock
 	revoke func(context.Context, string) error            // called before a revocation counts
 	mu     sync.Mutex                                     // guards the fields below
 	asked  []credential.TokenRequest[scope.Tool]          // every Issue
+	keys   []*dpop.Key                                    // of every Issue that offered one and came that far
 	given  []string                                       // every token
 	taken  map[string]int                                 // every revocation that counted
 	tries  int                                            // every Revoke
@@ -63,6 +66,15 @@ func (m *mint) Issue(ctx context.Context, r credential.TokenRequest[scope.Tool])
 		if err := m.before(ctx); err != nil {
 			return credential.TokenResponse{}, err
 		}
+	}
+	if r.Key != nil {
+		key, err := r.Key(m.proofs)
+		if err != nil {
+			return credential.TokenResponse{}, err
+		}
+		m.mu.Lock()
+		m.keys = append(m.keys, key)
+		m.mu.Unlock()
 	}
 	token := rand.Text()
 	resp := credential.TokenResponse{AccessToken: secret.New(token), TokenType: "Bearer", IssuedTokenType: identity.AccessToken}
@@ -129,6 +141,16 @@ func (m *mint) alive() []string {
 		}
 	}
 	return out
+}
+
+// thumbprint returns that of the key that a request is to be bound to.
+func thumbprint(t testing.TB, r credential.TokenRequest[scope.Tool]) string {
+	t.Helper()
+	key, err := r.Key(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Thumbprint()
 }
 
 func newBroker(t testing.TB, issuer credential.Issuer[scope.Tool], change ...func(*credential.BrokerOptions)) *credential.Broker[scope.Tool] {

@@ -4,62 +4,59 @@ import (
 	"context"
 	"crypto/tls"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/taskcred/taskcred/credential/dpop"
-	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/credential/internal/mutual"
 )
 
-// holder is a key or a certificate that tokens are bound to. It is a part of
-// the cache's key, so that what is bound to one is never sent with another. A nil
-// holder is that of bearers.
+// holder is what a token is bound to: a key of the task, or the certificate that
+// some connections show. A lease has one, so that what is bound to it is never
+// sent with another. The zero holder is that of a bearer token.
 type holder struct {
-	is    Confirmation
-	stale atomic.Bool // it was replaced, and nothing more is bound to it
-
-	key  *dpop.Key // of a task; nil for a certificate
-	next *holder   // of the same task, for another algorithm
-
-	// Of a certificate: itself, and what sends requests on connections that show
-	// it. They are funcs, so that no printer finds its key and what connections
-	// buffer.
-	cert      func() *tls.Certificate
-	carry     func(*http.Request) (*http.Response, error)
-	closeIdle func() // closes connections that are not in use
-	drain     func() // the same, for the last time: it was replaced
+	key  *dpop.Key
+	cert *mutual.Connections
 }
 
-// holder returns what a credential of t is to be bound to, nil for nothing. Its
-// errors are told.
-func (b *Broker[S]) holder(ctx context.Context, t *Task, s S) (h *holder, err error) {
+func (h holder) isZero() bool { return h == holder{} }
+
+// name returns how tokens name the holder.
+func (h holder) name() Confirmation {
 	switch {
-	case b.binding.isDPoP():
-		a, err := b.algorithm(ctx, t, s)
-		if err != nil {
-			return nil, err
-		}
-		h, err = t.holder(a)
-		return h, b.denied(ctx, t, s, err)
-	case b.binding.isTLS():
-		h, old, err := b.certs.holder()
-		if old != nil {
-			b.replaced(old)
-		}
-		return h, b.denied(ctx, t, s, err)
+	case h.key != nil:
+		return Confirmation{ConfirmKey, h.key.Thumbprint()}
+	case h.cert != nil:
+		return Confirmation{ConfirmCertificate, h.cert.Thumbprint()}
 	}
-	return nil, nil
+	return Confirmation{}
 }
 
-// holder returns the key of t for an algorithm, made when it is first needed.
-func (t *Task) holder(a dpop.Algorithm) (*holder, error) {
-	if h := t.keys.Load().with(a); h != nil {
-		return h, nil
+// proofKey is one of the keys of a task, which form a list: one key for each
+// algorithm that its issuers take.
+type proofKey struct {
+	key  *dpop.Key
+	next *proofKey
+}
+
+// find returns the key for an algorithm, nil if the list has none.
+func (p *proofKey) find(a dpop.Algorithm) *dpop.Key {
+	for ; p != nil; p = p.next {
+		if p.key.Algorithm() == a {
+			return p.key
+		}
+	}
+	return nil
+}
+
+// proofKey returns the key of t for an algorithm, made when it is first needed.
+func (t *Task) proofKey(a dpop.Algorithm) (*dpop.Key, *Error) {
+	if key := t.proofKeys.Load().find(a); key != nil {
+		return key, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first := t.keys.Load()
-	if h := first.with(a); h != nil {
-		return h, nil // somebody was faster
+	first := t.proofKeys.Load()
+	if key := first.find(a); key != nil {
+		return key, nil // another goroutine made it meanwhile
 	}
 	if t.closed {
 		return nil, &Error{Reason: ErrTaskEnded}
@@ -68,33 +65,57 @@ func (t *Task) holder(a dpop.Algorithm) (*holder, error) {
 	if err != nil {
 		return nil, &Error{Reason: ErrInvalid, Code: "dpop_algorithm", Detail: "no key can be made for the issuer's proof algorithm"}
 	}
-	h := &holder{is: Confirmation{ConfirmKey, key.Thumbprint()}, key: key, next: first}
-	t.keys.Store(h)
-	return h, nil
+	t.proofKeys.Store(&proofKey{key, first})
+	return key, nil
 }
 
-// with returns the holder of a list whose key is for an algorithm.
-func (h *holder) with(a dpop.Algorithm) *holder {
-	for ; h != nil; h = h.next {
-		if h.key.Algorithm() == a {
-			return h
+// closeProofKeys ends the use of the keys of t. It is called when t is closed.
+func (t *Task) closeProofKeys() {
+	for p := t.proofKeys.Load(); p != nil; p = p.next {
+		p.key.Close()
+	}
+}
+
+// newPool returns the connections that show what source returns, over copies of
+// base. The error of source may hold anything, and its panic, too.
+func newPool(source Certified, base *http.Transport) *mutual.Pool {
+	certificate := source.Certificate
+	return mutual.NewPool(base, func() (cert *tls.Certificate) {
+		quietly(func() {
+			if x, err := certificate(); err == nil {
+				cert = x
+			}
+		})
+		return cert
+	})
+}
+
+// certificate returns the connections of the certificate that credentials are
+// bound to just now. If it has just replaced another one, what is bound to that
+// is dropped: calls that carry it go on over the connections that show it.
+func (b *core) certificate(k key) (*mutual.Connections, error) {
+	now, replaced := b.certs.Current()
+	if now == nil {
+		e := k.fail(ErrIdentity, "the workload's certificate could not be obtained")
+		e.Code = "no_certificate"
+		return nil, e
+	}
+	if replaced != nil {
+		b.mu.Lock()
+		out := b.cache.removeBound(replaced)
+		b.mu.Unlock()
+		for _, l := range out {
+			l.retire()
 		}
 	}
-	return nil
+	return now, nil
 }
 
-// closeKeys ends the use of the keys of t. It is called when t is closed.
-func (t *Task) closeKeys() {
-	for h := t.keys.Load(); h != nil; h = h.next {
-		h.key.Close()
-	}
-}
-
-// confirm asks the issuer what a token is bound to that cannot be read. Where
+// checkBinding asks the issuer what a token is bound to that cannot be read. If
 // it does not say, the token_type does for DPoP (RFC 9449 section 5), and nothing
 // does for a certificate.
-func (b *Broker[S]) confirm(ctx context.Context, l *lease, w want, token secret.Text) (refused *Error) {
-	if b.confirms == nil {
+func (b *core) checkBinding(ctx context.Context, l *lease, w want) (refused *Error) {
+	if b.confirm == nil {
 		return w.unconfirmed(l)
 	}
 	defer func() {
@@ -102,12 +123,12 @@ func (b *Broker[S]) confirm(ctx context.Context, l *lease, w want, token secret.
 			refused = w.unconfirmed(l)
 		}
 	}()
-	switch is, err := b.confirms(ctx, token); {
+	switch is, err := b.confirm(ctx, l.token); {
 	case err != nil || is.IsZero():
 		return w.unconfirmed(l)
-	case is != w.holder.is || w.binding.isDPoP() && !l.bound:
+	case is != w.holder.name() || w.binding.isDPoP() && !l.bound:
 		l.bound = false // whatever the token_type said
-		return &Error{Reason: ErrRefused, Code: "cnf", Detail: "introspection says that the token is bound to another key or certificate than ours"}
+		return w.refuse("cnf", "introspection says that the token is bound to another key or certificate than ours")
 	}
 	l.bound = true
 	return nil
@@ -117,17 +138,5 @@ func (w want) unconfirmed(l *lease) *Error {
 	if l.bound || !w.binding.required() {
 		return nil
 	}
-	return &Error{Reason: ErrRefused, Code: "cnf", Detail: "nobody says that the token is bound: it cannot be read, and the issuer's introspection does not tell"}
-}
-
-// replaced drops what is bound to a certificate that is no longer ours. Calls
-// that carry it go on over the connections that show the old one.
-func (b *Broker[S]) replaced(old *holder) {
-	b.mu.Lock()
-	out := b.cache.removeBound(old)
-	b.mu.Unlock()
-	for _, l := range out {
-		l.retire()
-	}
-	old.drain()
+	return w.refuse("cnf", "nothing says that the token is bound: it cannot be read, and the issuer's introspection does not say")
 }

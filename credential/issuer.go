@@ -85,16 +85,24 @@ type TokenRequest[S scope.Scope] struct {
 	// Lifetime is the longest that the token will be used, for issuers that can
 	// be asked for a lifetime. It is always positive.
 	Lifetime time.Duration
-	// Key is what the token is to be bound to: the request carries a proof of it
-	// (RFC 9449 section 5). Nil means that no proof is sent. It must not be closed.
-	Key *dpop.Key
+	// Key returns the key that the token is to be bound to: the request carries a
+	// proof of it (RFC 9449 section 5). Call it once it is known in which
+	// algorithms the server accepts proofs (dpop_signing_alg_values_supported, RFC
+	// 9449 section 5.1); nil means that the server does not say. It does no I/O.
+	// Called again, it returns the same key. It fails if no key can be made for
+	// any of the algorithms, if the task has ended, and once Issue has returned;
+	// then Issue must fail, too. The key must not be closed.
+	//
+	// A nil Key means that no proof is sent. A token that is bound to a key is
+	// refused if the issuer did not call Key.
+	Key func(accepted []string) (*dpop.Key, error)
 	// Certificate is what the token is to be bound to: the request goes over a
 	// connection that shows it, and no other (RFC 8705 section 3). A func, because
 	// fmt prints the key of a tls.Certificate. Nil means that none is asked for.
 	Certificate func() *tls.Certificate
 }
 
-// TokenResponse is what an issuer answered, before anybody believed it.
+// TokenResponse is what an issuer answered, before it was verified.
 type TokenResponse struct {
 	// AccessToken is the token, as it goes into the Authorization header.
 	AccessToken secret.Text
@@ -119,9 +127,9 @@ type TokenResponse struct {
 	// Details are the authorization_details granted (RFC 9396 section 7), as
 	// JSON; "" when the issuer did not say.
 	Details string
-	// RefreshToken is one that nobody asked for. It is never used and revoked
-	// together with the access token; not before, because servers are told to
-	// invalidate the access tokens of a grant with it (RFC 7009 section 2.1).
+	// RefreshToken was not asked for. It is never used, and is revoked together
+	// with the access token; not before, because servers invalidate the access
+	// tokens of a grant with it (RFC 7009 section 2.1).
 	RefreshToken secret.Text
 	// Presented are the tokens that went out with the request: assertion,
 	// subject and actor token. An answer equal to one of them is refused and is

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 // Ledger is the inventory of what was issued and is not yet dead. Brokers of
@@ -68,15 +69,15 @@ func (l *Ledger) Revoke(ctx context.Context, match func(Lease) bool) error {
 	for _, x := range hit {
 		l.revoke(ctx, x)
 	}
-	// One that is pending has no token yet. It is doomed: its flight has the
-	// token revoked when it comes, and nobody waits for that or names it.
+	// A pending lease has no token yet. It is doomed: its flight has the token
+	// revoked when it comes. Revoke neither waits for that nor names it.
 	hit = slices.DeleteFunc(hit, l.pending)
-	await(ctx, hit)
+	awaitTried(ctx, hit)
 	return unrevoked(hit, false)
 }
 
-// await waits until the revocation of each was tried, or for ctx.
-func await(ctx context.Context, all []*lease) {
+// awaitTried waits until the revocation of each was tried, or for ctx.
+func awaitTried(ctx context.Context, all []*lease) {
 	for _, x := range all {
 		select {
 		case <-x.tried:
@@ -109,14 +110,11 @@ func (l *Ledger) Block(ctx context.Context, match func(Lease) bool) (unblock fun
 	}, l.Revoke(ctx, match)
 }
 
-// open enters a lease that is about to be asked for.
-func (l *Ledger) open(x *lease) *Error {
-	x.facts.Issued = readClock().time()
-	if err := x.task.claim(l); err != nil {
-		l.sweep(l.of(x.task.root)) // and nobody else's: that would hold others up
-		if err = x.task.claim(l); err != nil {
-			return err
-		}
+// open enters a lease whose token is about to be asked for.
+func (l *Ledger) open(ctx context.Context, x *lease) *Error {
+	x.facts.Issued = clock.Now().Time()
+	if err := l.claim(ctx, x.task); err != nil {
+		return err
 	}
 	x.facts.State = LeasePending
 	// First enter, then ask the blocks: a Block that comes in between finds the
@@ -137,8 +135,53 @@ func (l *Ledger) open(x *lease) *Error {
 	l.mu.Unlock()
 	f, _ := l.snapshot(x)
 	if slices.ContainsFunc(blocks, func(b *block) bool { return quietMatch(b.match, f) }) {
-		l.close(x)
+		l.remove(x)
 		return &Error{Reason: ErrBlocked}
+	}
+	return nil
+}
+
+// claim makes room for one more lease of t. Where t holds as many as it may, it
+// first waits, within ctx, for revocations that are under way: a task that
+// replaces credentials faster than its issuer revokes them is slowed down, and
+// not refused.
+func (l *Ledger) claim(ctx context.Context, t *Task) *Error {
+	err := t.claim(l)
+	if err == nil || err.Reason != ErrLimit {
+		return err
+	}
+	l.sweep(l.of(t.root)) // and no other task's: that would hold others up
+	for {
+		err = t.claim(l)
+		if err == nil || err.Reason != ErrLimit {
+			return err
+		}
+		x := l.beingRevoked(t)
+		if x == nil {
+			return err
+		}
+		select {
+		case <-x.tried:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// beingRevoked returns a lease of t whose revocation has not been tried yet, nil
+// if there is none.
+func (l *Ledger) beingRevoked(t *Task) *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for x := range l.leases[t.root] {
+		if x.task != t || x.facts.State != LeaseRevoking {
+			continue
+		}
+		select {
+		case <-x.tried:
+		default:
+			return x
+		}
 	}
 	return nil
 }
@@ -160,24 +203,24 @@ func (l *Ledger) knows(t secret.Text) bool { return l.tokens[l.print(t)] != nil 
 // answers with the same token must not both be believed.
 func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	if x.token.IsZero() {
-		l.close(x)
+		l.remove(x)
 		l.mu.Lock()
 		x.extra = slices.DeleteFunc(x.extra, l.knows)
 		l.mu.Unlock()
-		x.owner.orphan(ctx, x)
+		x.owner.addOrphan(ctx, x)
 		return refused
 	}
 	ended := x.task.isClosed()
 	l.mu.Lock()
-	x.extra = slices.DeleteFunc(x.extra, l.knows) // somebody else's, not ours to revoke
+	x.extra = slices.DeleteFunc(x.extra, l.knows) // of another lease, and not ours to revoke
 	old := l.tokens[x.print]
 	if old != nil && !old.sameAs(x) {
 		l.mu.Unlock()
 		// To revoke it may take old's token with it (RFC 7009 section 2.1).
 		x.extra = slices.DeleteFunc(x.extra, func(t secret.Text) bool { return holds(old.extra, t) })
-		l.close(x)
-		x.owner.orphan(ctx, x)
-		return orRefused(refused, x.key.scope.Name(), "foreign_token", "the answer is a token that is in use elsewhere")
+		l.remove(x)
+		x.owner.addOrphan(ctx, x)
+		return x.key.orRefused(refused, "foreign_token", "the answer is a token that is in use elsewhere")
 	}
 	if old != nil { // they go with the token that both have
 		x.extra = append(slices.DeleteFunc(x.extra, func(t secret.Text) bool { return holds(old.extra, t) }), old.extra...)
@@ -186,14 +229,14 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	x.facts.ID = l.lastID.Add(1)
 	x.facts.Expires, x.facts.Acting = x.expires, x.acting
 	if x.bound {
-		x.facts.Bound = x.key.holder.is
+		x.facts.Bound = x.holder.name()
 	}
 	switch {
 	case refused != nil:
 	case ended:
-		refused = &Error{Reason: ErrTaskEnded, Scope: x.key.scope.Name()}
+		refused = x.key.fail(ErrTaskEnded, "")
 	case x.facts.State != LeasePending:
-		refused = takenBack(x.key.scope.Name())
+		refused = x.key.takenBack()
 	}
 	x.dead.Store(refused != nil)
 	x.facts.State = LeaseLive
@@ -204,11 +247,11 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 	switch {
 	case old == nil:
 	case refused != nil:
-		l.close(old)
+		l.remove(old)
 		old.drop(old)
 	default:
 		x.inherit(old)
-		l.leave(old)
+		l.unlist(old)
 		old.drop(old)
 	}
 	if refused != nil {
@@ -220,7 +263,7 @@ func (l *Ledger) settle(ctx context.Context, x *lease, refused *Error) *Error {
 // sameAs reports whether x, which has the same token, takes old's place: some
 // servers give a token that they gave before.
 func (old *lease) sameAs(x *lease) bool {
-	return old.key == x.key && old.owner == x.owner && !old.once && !old.dead.Load()
+	return old.key == x.key && old.holder == x.holder && old.owner == x.owner && !old.once && !old.dead.Load()
 }
 
 // revoke takes a lease out of use and has it revoked. It does not wait.
@@ -234,7 +277,7 @@ func (l *Ledger) revoke(ctx context.Context, x *lease) {
 	case LeaseLive:
 		x.facts.State = LeaseRevoking
 		if x.expires.IsZero() { // of unknown life: that long from now, however old it is
-			x.dies = readClock().add(unknownLife)
+			x.dies = clock.Now().Add(unknownLife)
 		}
 	}
 	l.mu.Unlock()
@@ -256,46 +299,47 @@ func (l *Ledger) unrevocable(x *lease) time.Duration {
 		return -1 // it has expired meanwhile
 	}
 	x.facts.State = LeaseUnrevocable
-	return max(readClock().until(x.dies), 0) // dies is guarded by mu, too
+	return max(clock.Now().Until(x.dies), 0) // dies is guarded by mu, too
 }
 
 // left returns how long a token still lives.
 func (l *Ledger) left(x *lease) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return max(readClock().until(x.dies), 0)
+	return max(clock.Now().Until(x.dies), 0)
 }
 
 // expired reports whether the token has died by itself, by the issuer's word.
-// doubt says that the wall clock alone has it so, which somebody may have set:
-// it is worth one attempt at revoking it, and nobody has made one.
-func (l *Ledger) expired(x *lease, now instant) (dead, doubt bool) {
+// doubt says that only the wall clock has it so, which may have been set, and
+// that its revocation was not tried: one attempt is worth it.
+func (l *Ledger) expired(x *lease, now clock.Instant) (dead, doubt bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case x.facts.ID == 0:
 		return false, false // its token has not come: what is below is being written
 	case x.facts.State == LeaseLive && x.expires.IsZero():
-		return false, false // nobody knows, and a call carries it
+		return false, false // its end is not known, and a call carries it
 	}
 	select {
 	case <-x.tried:
 	default:
-		doubt = now.mono < x.dies.mono
+		doubt = now.Mono() < x.dies.Mono()
 	}
-	return now.reached(x.dies), doubt
+	return now.Reached(x.dies), doubt
 }
 
-// close takes a lease out of the ledger: its token is dead, or never came.
-func (l *Ledger) close(x *lease) (closed bool) {
+// remove takes a lease out of the ledger, because its token is dead or never
+// came. It reports whether this call did so.
+func (l *Ledger) remove(x *lease) bool {
 	l.mu.Lock()
 	x.dead.Store(true)
 	l.mu.Unlock()
-	return l.leave(x)
+	return l.unlist(x)
 }
 
-// leave is close for a lease whose token goes on as another's.
-func (l *Ledger) leave(x *lease) (left bool) {
+// unlist is remove for a lease whose token lives on in another lease.
+func (l *Ledger) unlist(x *lease) bool {
 	l.mu.Lock()
 	if x.facts.State == leaseGone || x.facts.State == "" { // "": never claimed
 		l.mu.Unlock()
@@ -311,14 +355,14 @@ func (l *Ledger) leave(x *lease) (left bool) {
 		delete(l.tokens, x.print)
 	}
 	l.mu.Unlock()
-	x.task.release()
-	x.tell()
+	x.task.unclaim()
+	x.closeTried()
 	return true
 }
 
 // sweep closes those leases whose tokens have died by themselves.
 func (l *Ledger) sweep(all []*lease) {
-	now := readClock()
+	now := clock.Now()
 	for _, x := range all {
 		switch dead, doubt := l.expired(x, now); {
 		case dead && doubt:
@@ -332,12 +376,12 @@ func (l *Ledger) sweep(all []*lease) {
 // expire closes a lease whose token has died by itself, once.
 func (l *Ledger) expire(ctx context.Context, x *lease) {
 	f, ok := l.snapshot(x)
-	if !ok || !l.close(x) {
+	if !ok || !l.remove(x) {
 		return
 	}
 	x.drop(x)
 	x.owner.record(ctx, x, Event{Kind: EventExpired, Lease: f})
-	x.owner.orphan(ctx, x)
+	x.owner.addOrphan(ctx, x)
 }
 
 // of returns the leases of a task and its steps.

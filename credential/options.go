@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"github.com/taskcred/taskcred/credential/internal/http2"
 	"github.com/taskcred/taskcred/credential/internal/mutual"
+	"github.com/taskcred/taskcred/internal/transport"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -41,9 +42,10 @@ type BrokerOptions struct {
 	// Events is called with the same decisions, uses of cached credentials
 	// included, from many goroutines at once; it should be quick. The call that
 	// was decided on waits for it. Revocations do not, unless 4,096 of their events
-	// wait for it already. It may call back; but asking for the very credential
-	// that it is told of means to wait for itself. All this goes for Logger, too.
-	// Nil means nobody. Metrics and traces are made from it.
+	// wait for it already. It may call back into the library. It must not request
+	// the credential that the event is about: the call would wait for this
+	// callback. All this goes for Logger, too. Nil: events are discarded. Metrics
+	// and traces are made from it.
 	Events func(Event)
 
 	// Base carries the requests of the broker's clients. Nil means a transport
@@ -116,15 +118,15 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if o.Binding.isTLS() && neverCertified(certified) {
 		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer was not made to show its certificate; for that of exchange.New set Config.MutualTLS"}
 	}
-	b := &Broker[S]{
-		fetch:   issuer.Issue,
+	b := &core{
+		ask:     typed(issuer),
 		policy:  o.Policy,
 		binding: o.Binding,
-		ledger:  or(o.Ledger, new(Ledger)),
+		ledger:  cmp.Or(o.Ledger, new(Ledger)),
 		events:  &recorder{logger: o.Logger, sink: o.Events},
 		revoker: newRevoker(issuer),
-		timeout: or(o.IssueTimeout, defaultIssueTimeout),
-		cache:   newCache(or(o.MaxCached, defaultMaxCached)),
+		timeout: cmp.Or(o.IssueTimeout, defaultIssueTimeout),
+		cache:   newCache(cmp.Or(o.MaxCached, defaultMaxCached)),
 		flights: map[key]*flight{},
 		done:    make(chan struct{}),
 	}
@@ -136,17 +138,13 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 		own := newBase()
 		b.carry, b.idle = own.RoundTrip, append(b.idle, own.CloseIdleConnections)
 	}
-	if i, ok := issuer.(Prover); ok {
-		b.algorithms = i.ProofAlgorithms
-	}
 	if i, ok := issuer.(Confirmer); ok {
-		b.confirms = i.Confirm
+		b.confirm = i.Confirm
 	}
 	if o.Binding.isTLS() {
 		base, _ := o.Base.(*http.Transport)
-		base = or(base, newBase())
-		b.certs = &certificates{source: certified.Certificate, base: func() *http.Transport { return base }}
-		b.idle = append(b.idle, b.certs.closeIdle)
+		b.certs = newPool(certified, cmp.Or(base, newBase()))
+		b.idle = append(b.idle, b.certs.CloseIdle)
 	}
 	if i, ok := issuer.(interface{ CloseIdleConnections() }); ok {
 		b.idle = append(b.idle, i.CloseIdleConnections)
@@ -154,12 +152,19 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if i, ok := issuer.(Identified); ok {
 		b.workload = i.Workload().String()
 	}
-	if o.Logger != nil && http2.Printed() {
+	if o.Logger != nil && transport.PrintsHTTP2() {
 		quietly(func() {
 			o.Logger.Warn("credential: GODEBUG has http2debug: net/http prints credentials that are sent over HTTP/2; the library's own transports use HTTP/1.1, others must not use HTTP/2")
 		})
 	}
-	return b, nil
+	return &Broker[S]{core: b}, nil
+}
+
+// newBase returns a broker's own transport, with room for the bursts of agents.
+func newBase() *http.Transport {
+	t := transport.New()
+	t.MaxIdleConnsPerHost = 64
+	return t
 }
 
 // showsCertificates reports whether base can be given a certificate.
@@ -189,13 +194,4 @@ func isNil(v any) bool {
 		return r.IsNil()
 	}
 	return false
-}
-
-// or returns v, or what its zero value means.
-func or[T comparable](v, zero T) T {
-	var none T
-	if v == none {
-		return zero
-	}
-	return v
 }

@@ -8,7 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/taskcred/taskcred/credential/internal/trace"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 const (
@@ -17,27 +19,27 @@ const (
 	revokePause   = time.Second      // after the first failure; doubled for each further one
 	revokeMaxWait = time.Minute
 	unknownLife   = time.Hour // how long a token of unknown life is taken to live
-	maxUntold     = 4096      // events that wait for the sink; more of them hold up the revocations
+	maxPending    = 4096      // events that wait for the sink; more of them hold up the revocations
 )
 
-// revoker revokes the tokens of one issuer in the background. There is one for
-// each broker, so that a slow server holds up nobody else's revocations. A slow
-// sink holds up none at all: what became of them is told by a goroutine of its
-// own. It has no goroutine while there is nothing to do and, until it is closed,
-// one timer in all.
+// revoker revokes the tokens of one issuer in the background. Each broker has
+// one, so that a slow server does not hold up the revocations of another. A slow
+// sink holds up none: one goroutine of its own delivers the events. The revoker
+// has no goroutine while there is nothing to do and, until it is closed, one
+// timer in all.
 type revoker struct {
 	revoke func(context.Context, secret.Text, TokenHint) error // nil: cannot
 
 	base context.Context // ends when the broker is closed
 	stop context.CancelFunc
 
-	mu      sync.Mutex // guards the fields below; no I/O under it
-	queue   revocations
-	workers int
-	timer   *time.Timer
-	untold  []func()      // events, in order
-	telling bool          // a goroutine tells them
-	quiet   chan struct{} // closed when there is neither a worker nor an event; nil where nobody waits
+	mu         sync.Mutex // guards the fields below; no I/O under it
+	queue      revocations
+	workers    int
+	timer      *time.Timer
+	pending    []func()      // events, in order
+	delivering bool          // a goroutine delivers them
+	idle       chan struct{} // closed when there is neither a worker nor an event; nil unless waitIdle waits
 }
 
 // revocation is one token to be revoked.
@@ -47,17 +49,17 @@ type revocation struct {
 	due      time.Time
 	failures int
 	orphan   bool      // the refresh tokens alone: the access token is dead or never came
-	giveUp   time.Time // of an orphan, whose life nobody knows
+	giveUp   time.Time // of an orphan, whose end is not known
 }
 
-// orphan has the refresh tokens of a lease revoked whose access token is dead,
-// never came, or cannot be revoked. A refresh token outlives them all.
-func (r *revoker) orphan(ctx context.Context, l *lease) {
+// addOrphan has the refresh tokens of a lease revoked whose access token is
+// dead, never came, or cannot be revoked. A refresh token outlives them all.
+func (r *revoker) addOrphan(ctx context.Context, l *lease) {
 	if len(l.extra) == 0 || r.revoke == nil || !l.orphaned.CompareAndSwap(false, true) {
 		return
 	}
 	now := time.Now()
-	r.put(&revocation{lease: l, ctx: flying{context.Background(), ctx}, due: now, orphan: true, giveUp: now.Add(unknownLife)})
+	r.enqueue(&revocation{lease: l, ctx: trace.Detach(context.Background(), ctx), due: now, orphan: true, giveUp: now.Add(unknownLife)})
 }
 
 func (r *revoker) tryOrphan(v *revocation) {
@@ -78,7 +80,7 @@ func (r *revoker) tryOrphan(v *revocation) {
 	v.failures++
 	v.due = time.Now().Add(max(pause, e.RetryAfter))
 	if e.Code != "unsupported_token_type" && v.due.Before(v.giveUp) {
-		r.put(v)
+		r.enqueue(v)
 	}
 }
 
@@ -93,10 +95,10 @@ func newRevoker(issuer any) *revoker {
 
 // add has the token of a lease revoked, as soon as a worker is free.
 func (r *revoker) add(ctx context.Context, l *lease) {
-	r.put(&revocation{lease: l, ctx: flying{context.Background(), ctx}, due: time.Now()})
+	r.enqueue(&revocation{lease: l, ctx: trace.Detach(context.Background(), ctx), due: time.Now()})
 }
 
-func (r *revoker) put(v *revocation) {
+func (r *revoker) enqueue(v *revocation) {
 	r.mu.Lock()
 	closed := r.base.Err() != nil // under mu: close takes the queue with it, once
 	if !closed {
@@ -132,7 +134,7 @@ func (r *revoker) wake() {
 
 // work tries what is due until nothing is.
 func (r *revoker) work() {
-	defer r.leave() // also where runtime.Goexit in the issuer, or in a sink that is behind, ends this goroutine
+	defer r.endWorker() // also if runtime.Goexit in the issuer, or in a sink that is behind, ends this goroutine
 	for {
 		r.mu.Lock()
 		if r.base.Err() != nil || len(r.queue) == 0 || time.Until(r.queue[0].due) > 0 {
@@ -146,21 +148,20 @@ func (r *revoker) work() {
 	}
 }
 
-// leave ends a worker. What became due meanwhile gets another.
-func (r *revoker) leave() {
+// endWorker ends a worker. What became due meanwhile gets another.
+func (r *revoker) endWorker() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.workers--
 	r.wake()
-	r.hush()
+	r.signalIdle()
 }
 
-// hush tells who waits in heard that there is nothing left, if so. It is called
-// with mu held.
-func (r *revoker) hush() {
-	if r.quiet != nil && r.workers == 0 && !r.telling {
-		close(r.quiet)
-		r.quiet = nil
+// signalIdle wakes waitIdle if there is nothing left. It is called with mu held.
+func (r *revoker) signalIdle() {
+	if r.idle != nil && r.workers == 0 && !r.delivering {
+		close(r.idle)
+		r.idle = nil
 	}
 }
 
@@ -171,10 +172,10 @@ func (r *revoker) try(v *revocation) {
 		if done {
 			return
 		}
-		// runtime.Goexit: nobody knows what became of the attempt.
+		// runtime.Goexit: what became of the attempt is not known.
 		v.failures++
 		v.due = time.Now().Add(revokePause)
-		r.put(v) // there is nothing to do where the lease is gone
+		r.enqueue(v) // there is nothing to do if the lease is gone
 	}()
 	r.tryOnce(v)
 	done = true
@@ -190,18 +191,18 @@ func (r *revoker) tryOnce(v *revocation) {
 	if !ok {
 		return
 	}
-	if dead, doubt := l.ledger.expired(l, readClock()); dead && !doubt {
+	if dead, doubt := l.ledger.expired(l, clock.Now()); dead && !doubt {
 		l.ledger.expire(v.ctx, l)
 		return
 	}
 	if f.State == LeaseUnrevocable { // the wall clock went back while it waited
 		v.due = time.Now().Add(l.ledger.left(l))
-		r.put(v)
+		r.enqueue(v)
 		return
 	}
 	err := r.attempt(v)
 	if err == nil {
-		if l.ledger.close(l) {
+		if l.ledger.remove(l) {
 			r.record(v.ctx, l, Event{Kind: EventRevoked, Lease: f})
 		}
 		return
@@ -211,16 +212,16 @@ func (r *revoker) tryOnce(v *revocation) {
 	if r.revoke == nil || e.Code == "unsupported_token_type" {
 		// It stays in the inventory until it has died.
 		left := l.ledger.unrevocable(l)
-		l.tell()
+		l.closeTried()
 		if left >= 0 {
 			v.due = time.Now().Add(left)
-			r.put(v)
+			r.enqueue(v)
 		}
-		r.orphan(v.ctx, l)
+		r.addOrphan(v.ctx, l)
 		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 		return
 	}
-	l.tell()
+	l.closeTried()
 	if v.failures == 0 {
 		r.record(v.ctx, l, failed(EventRevokeFailed, f, e, nil))
 	}
@@ -229,7 +230,7 @@ func (r *revoker) tryOnce(v *revocation) {
 	v.failures++
 	// Not beyond its death: then it has expired, and its task has room again.
 	v.due = time.Now().Add(min(max(pause, e.RetryAfter), l.ledger.left(l)))
-	r.put(v)
+	r.enqueue(v)
 }
 
 // attempt revokes the token and the refresh tokens that came with it.
@@ -250,7 +251,7 @@ func (r *revoker) attempt(v *revocation) error {
 // error.
 func (r *revoker) call(ctx context.Context, tokens []secret.Text, hint TokenHint) (first error) {
 	for _, t := range tokens {
-		err := errors.New("panicked") // what stays where a call does not return
+		err := errors.New("panicked") // stays if the call does not return
 		quietly(func() { err = r.revoke(ctx, t, hint) })
 		if first == nil {
 			first = err
@@ -259,62 +260,63 @@ func (r *revoker) call(ctx context.Context, tokens []secret.Text, hint TokenHint
 	return first
 }
 
-// record has an event told. It does not wait for the observers, who may be slow
-// or call back into the ledger, unless too many events wait for them already.
+// record has an event delivered. It does not wait for logger and sink, which may
+// be slow or call back into the ledger, unless too many events wait already.
 func (r *revoker) record(ctx context.Context, l *lease, e Event) {
 	if l.events.sink == nil && l.events.logger == nil {
 		return
 	}
-	e.Time = readClock().time()
-	tell := func() { l.events.record(ctx, e) }
+	e.Time = clock.Now().Time()
+	send := func() { l.events.record(ctx, e) }
 	r.mu.Lock()
-	full := len(r.untold) >= maxUntold
+	full := len(r.pending) >= maxPending
 	if !full {
-		r.untold = append(r.untold, tell)
+		r.pending = append(r.pending, send)
 	}
-	start := !full && !r.telling
-	r.telling = r.telling || start
+	start := !full && !r.delivering
+	r.delivering = r.delivering || start
 	r.mu.Unlock()
 	if full {
-		tell()
+		send()
 	} else if start {
-		go r.tellAll()
+		go r.deliver()
 	}
 }
 
-// tellAll tells events until there are none.
-func (r *revoker) tellAll() {
-	told := false
+// deliver sends events until there are none.
+func (r *revoker) deliver() {
+	done := false
 	defer func() {
-		if !told { // runtime.Goexit in the sink; the others are still to be told
-			go r.tellAll()
+		if !done { // the sink called runtime.Goexit; the other events are still to be sent
+			go r.deliver()
 		}
 	}()
 	for {
 		r.mu.Lock()
-		if len(r.untold) == 0 {
-			r.untold, r.telling, told = nil, false, true
-			r.hush()
+		if len(r.pending) == 0 {
+			r.pending, r.delivering, done = nil, false, true
+			r.signalIdle()
 			r.mu.Unlock()
 			return
 		}
-		tell := r.untold[0]
-		r.untold = r.untold[1:]
+		send := r.pending[0]
+		r.pending = r.pending[1:]
 		r.mu.Unlock()
-		tell()
+		send()
 	}
 }
 
-// heard waits until all events were told, or for ctx. A worker that has just
-// revoked may be about to tell of it.
-func (r *revoker) heard(ctx context.Context) {
+// waitIdle waits until all events were delivered, or for ctx. A worker that has
+// just revoked may be about to record it. It is called once, when the revoker is
+// closed.
+func (r *revoker) waitIdle(ctx context.Context) {
 	r.mu.Lock()
-	quiet := make(chan struct{})
-	r.quiet = quiet // nobody else waits: it is called once, when the revoker is closed
-	r.hush()
+	idle := make(chan struct{})
+	r.idle = idle
+	r.signalIdle()
 	r.mu.Unlock()
 	select {
-	case <-quiet:
+	case <-idle:
 	case <-ctx.Done():
 	}
 }
@@ -332,20 +334,19 @@ func (r *revoker) close() revocations {
 	return left
 }
 
-// abandon gives a token up that nobody will revoke any more. It stays in the
-// inventory, which drops it when it has died.
+// abandon gives a token up that will not be revoked any more. It stays in the
+// inventory until it has died.
 func (r *revoker) abandon(v *revocation) {
 	l := v.lease
 	if f, ok := l.ledger.snapshot(l); ok || v.orphan {
-		if f.State != LeaseUnrevocable { // that was said before
+		if f.State != LeaseUnrevocable { // that was recorded before
 			r.record(v.ctx, l, failed(EventRevokeFailed, f, &Error{Reason: ErrClosed, Scope: f.Scope.Name()}, nil))
 		}
 		if !v.orphan {
-			// One timer for each, and none where nothing is left: the ledger may be
-			// shared and nobody may look at it.
+			// One timer for each: the ledger may be shared, and may never be read.
 			time.AfterFunc(max(l.ledger.unrevocable(l), 0), func() { l.ledger.expire(context.Background(), l) })
 		}
-		l.tell()
+		l.closeTried()
 	}
 }
 

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -14,12 +15,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/internal/clock"
 	"github.com/taskcred/taskcred/scope"
 )
 
 // TaskOptions describes a task or, when [StartTask] is called under one, a
-// step. The zero value is a task of nobody in particular that lasts 15 minutes
-// and may use whatever the policy allows.
+// step. The zero value is a task without tenant and subject that lasts 15
+// minutes and may use whatever the policy allows.
 type TaskOptions struct {
 	// ID names the task to policies and in events; it may carry an A2A TaskID or
 	// an ADK InvocationID. Empty: a random one. It need not be unique: nothing is
@@ -72,10 +74,10 @@ type Task struct {
 	gone       atomic.Bool     // set before we cancel ctx; see isGone
 	limited    bool            // options.Only is a list
 	hasSubject bool
-	until      instant
-	// subjectUntil is when the subject's token expires, far away where it is not
+	until      clock.Instant
+	// subjectUntil is when the subject's token expires, far away if that is not
 	// known.
-	subjectUntil instant
+	subjectUntil clock.Instant
 	reach        reach
 	facts        taskFacts
 	*life
@@ -84,10 +86,11 @@ type Task struct {
 // taskFacts are policy.Facts without the workload, which is the issuer's.
 type taskFacts struct{ tenant, subject, task, step, purpose string }
 
-// life is what of a task is read when it begins, ends, and is issued something.
+// life is the part of a task that is read when it begins, ends, and is issued
+// something.
 type life struct {
-	options TaskOptions
-	keys    atomic.Pointer[holder] // written with mu held, while the task is not closed
+	options   TaskOptions
+	proofKeys atomic.Pointer[proofKey] // a list; written with mu held, while the task is not closed
 
 	root   *Task // of a step: the outermost task; of a task: itself
 	parent *Task // nil for a task
@@ -99,7 +102,7 @@ type life struct {
 	ended  chan struct{}
 	endErr error // set before ended is closed
 
-	mu      sync.Mutex // guards the fields below; no I/O, nobody else's code under it
+	mu      sync.Mutex // guards the fields below; no I/O and no code of the user's under it
 	closed  bool       // no more leases, no more steps
 	leases  int        // alive or about to be
 	steps   map[*Task]struct{}
@@ -154,7 +157,7 @@ func TaskFrom(ctx context.Context) *Task {
 // [ErrTaskEnded]; nothing was started then.
 func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, error) {
 	parent := TaskFrom(ctx)
-	now := readClock()
+	now := clock.Now()
 	if err := o.check(now); err != nil {
 		return ctx, nil, err
 	}
@@ -171,16 +174,16 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 	t := &Task{life: &life{options: o, parent: parent, ended: make(chan struct{})}}
 	t.limited, t.hasSubject = o.Only != nil, !o.Subject.IsZero()
 	t.facts = taskFacts{o.Tenant, o.Subject.ID, o.ID, o.ID, o.Purpose}
-	t.root, t.until, t.subjectUntil = t, now.add(o.Timeout), now.add(math.MaxInt64)
+	t.root, t.until, t.subjectUntil = t, now.Add(o.Timeout), now.Add(math.MaxInt64)
 	if x := o.Subject.Expiry; !x.IsZero() {
-		t.subjectUntil = wallAt(x, now)
+		t.subjectUntil = now.At(x)
 	}
 	if parent != nil {
-		t.root, t.depth, t.until = parent.root, parent.depth+1, earlier(t.until, parent.until)
+		t.root, t.depth, t.until = parent.root, parent.depth+1, clock.Earlier(t.until, parent.until)
 		t.facts.task = parent.facts.task
 	}
 	if d, ok := ctx.Deadline(); ok {
-		t.until = earlier(t.until, wallAt(d, now))
+		t.until = clock.Earlier(t.until, now.At(d))
 	}
 	if t.outer = ctx; parent != nil {
 		t.outer = inside{ctx, parent}
@@ -199,7 +202,7 @@ func StartTask(ctx context.Context, o TaskOptions) (context.Context, *Task, erro
 }
 
 // check names the first field that is wrong.
-func (o *TaskOptions) check(now instant) error {
+func (o *TaskOptions) check(now clock.Instant) error {
 	for _, f := range [...]struct{ name, value string }{{"ID", o.ID}, {"Tenant", o.Tenant}, {"Purpose", o.Purpose}} {
 		switch {
 		case len(f.value) > 1024:
@@ -210,7 +213,7 @@ func (o *TaskOptions) check(now instant) error {
 			return badTask(f.name, "%q is not UTF-8", f.value)
 		}
 	}
-	if err := o.Subject.Validate(now.time()); err != nil {
+	if err := o.Subject.Validate(now.Time()); err != nil {
 		return badTask("Subject", "is not usable: %v", err)
 	}
 	switch i := slices.IndexFunc(o.Only, scope.Any.IsZero); {
@@ -235,9 +238,9 @@ func (o TaskOptions) fill() TaskOptions {
 	if o.ID == "" {
 		o.ID = rand.Text()
 	}
-	o.Timeout = or(o.Timeout, defaultTaskTimeout)
-	o.EndTimeout = or(o.EndTimeout, defaultEndTimeout)
-	o.MaxLeases = or(o.MaxLeases, defaultMaxLeases)
+	o.Timeout = cmp.Or(o.Timeout, defaultTaskTimeout)
+	o.EndTimeout = cmp.Or(o.EndTimeout, defaultEndTimeout)
+	o.MaxLeases = cmp.Or(o.MaxLeases, defaultMaxLeases)
 	o.Only = slices.Clone(o.Only)
 	return o
 }
@@ -246,8 +249,8 @@ func (o TaskOptions) fill() TaskOptions {
 // does not narrow.
 func (o TaskOptions) inherit(parent *Task) (TaskOptions, error) {
 	p := &parent.options
-	o.Tenant = or(o.Tenant, p.Tenant)
-	o.Purpose = or(o.Purpose, p.Purpose)
+	o.Tenant = cmp.Or(o.Tenant, p.Tenant)
+	o.Purpose = cmp.Or(o.Purpose, p.Purpose)
 	if o.Subject.IsZero() {
 		o.Subject = p.Subject
 	}
@@ -270,7 +273,7 @@ func (o TaskOptions) inherit(parent *Task) (TaskOptions, error) {
 func (t *Task) ID() string { return t.options.ID }
 
 // Deadline returns when the task ends by itself.
-func (t *Task) Deadline() time.Time { return t.until.time() }
+func (t *Task) Deadline() time.Time { return t.until.Time() }
 
 // String returns the id, so that a context that is printed shows no more.
 func (t *Task) String() string { return "task " + t.options.ID }
@@ -292,8 +295,8 @@ func (t *Task) permits(s scope.Any) bool {
 }
 
 // over reports whether the task has ended, by End, its context or either clock.
-func (t *Task) over(now instant) bool {
-	if now.reached(t.until) {
+func (t *Task) over(now clock.Instant) bool {
+	if now.Reached(t.until) {
 		t.abort() // as its timer would, which stands still while the machine sleeps
 	}
 	return t.isGone()
@@ -328,7 +331,7 @@ func (t *Task) abort() {
 }
 
 // subjectOver reports whether the subject's token has expired.
-func (t *Task) subjectOver(now instant) bool { return now.reached(t.subjectUntil) }
+func (t *Task) subjectOver(now clock.Instant) bool { return now.Reached(t.subjectUntil) }
 
 // adopt makes child a step of t, unless t has ended.
 func (t *Task) adopt(child *Task) bool {
@@ -347,7 +350,7 @@ func (t *Task) adopt(child *Task) bool {
 // claim makes room for one more lease, in l, of t. It fails when t has ended
 // or holds as many as it may.
 func (t *Task) claim(l *Ledger) *Error {
-	t.root.note(l)
+	t.root.addLedger(l)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -360,8 +363,8 @@ func (t *Task) claim(l *Ledger) *Error {
 	return nil
 }
 
-// note remembers that l may hold leases of root.
-func (root *Task) note(l *Ledger) {
+// addLedger remembers that l may hold leases of root.
+func (root *Task) addLedger(l *Ledger) {
 	root.mu.Lock()
 	defer root.mu.Unlock()
 	if !slices.Contains(root.ledgers, l) {
@@ -369,10 +372,10 @@ func (root *Task) note(l *Ledger) {
 	}
 }
 
-// carry notes a call under another context than the task's, so that it ends
+// addCall lists a call under another context than the task's, so that it ends
 // with the task. It ends in the same step: context.AfterFunc would cancel it a
 // moment later, and a request could go out after End has returned.
-func (t *Task) carry(u *use) {
+func (t *Task) addCall(u *use) {
 	t.mu.Lock()
 	closed := t.closed
 	if !closed {
@@ -387,15 +390,15 @@ func (t *Task) carry(u *use) {
 	}
 }
 
-// forget takes a call that is over off the list.
-func (t *Task) forget(u *use) {
+// removeCall takes a call that is over off the list.
+func (t *Task) removeCall(u *use) {
 	t.mu.Lock()
 	delete(t.calls, u)
 	t.mu.Unlock()
 }
 
-// release takes back one claim.
-func (t *Task) release() {
+// unclaim takes back one claim.
+func (t *Task) unclaim() {
 	t.mu.Lock()
 	t.leases--
 	t.mu.Unlock()

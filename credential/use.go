@@ -13,7 +13,7 @@ type use struct {
 	lease  *lease
 	cancel context.CancelFunc // nil where request and task end together
 	over   atomic.Bool
-	body   func() io.ReadCloser // a func, so that no printer finds the connection, whose buffers hold our header
+	body   func() io.ReadCloser // a func, so that no printer reaches the connection, whose buffers hold our header
 }
 
 func (u *use) end() {
@@ -21,18 +21,18 @@ func (u *use) end() {
 		return
 	}
 	if u.cancel != nil {
-		u.lease.task.forget(u)
+		u.lease.task.removeCall(u)
 		u.cancel()
 	}
 	u.lease.release()
-	if h := u.lease.key.holder; h != nil && h.stale.Load() {
-		h.drain() // its certificate is no longer ours
+	if c := u.lease.holder.cert; c != nil {
+		c.EndRequest()
 	}
 }
 
-// until returns a body that ends the use. A response without a body ends it
-// at once.
-func (u *use) until(body io.ReadCloser) io.ReadCloser {
+// wrap returns a body that ends the use. A response without a body ends it at
+// once.
+func (u *use) wrap(body io.ReadCloser) io.ReadCloser {
 	if body == nil || body == http.NoBody {
 		u.end()
 		return http.NoBody
@@ -63,7 +63,7 @@ func (u *use) Close() error {
 type tunnel struct {
 	use   *use
 	write func([]byte) (int, error)
-	leave func() bool
+	stop  func() bool // of what ends the tunnel with its task
 }
 
 func newTunnel(u *use, w io.Writer) *tunnel {
@@ -74,6 +74,6 @@ func (t *tunnel) Read(p []byte) (int, error)  { return t.use.body().Read(p) }
 func (t *tunnel) Write(p []byte) (int, error) { return t.write(p) }
 
 func (t *tunnel) Close() error {
-	t.leave()
+	t.stop()
 	return t.use.Close()
 }

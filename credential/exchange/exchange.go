@@ -27,7 +27,6 @@ var (
 	_ credential.Issuer[scope.Tool] = (*Issuer[scope.Tool])(nil)
 	_ credential.Revoker            = (*Issuer[scope.Tool])(nil)
 	_ credential.Identified         = (*Issuer[scope.Tool])(nil)
-	_ credential.Prover             = (*Issuer[scope.Tool])(nil)
 	_ credential.Confirmer          = (*Issuer[scope.Tool])(nil)
 	_ credential.Certified          = (*Issuer[scope.Tool])(nil)
 )
@@ -53,7 +52,7 @@ func New[S scope.Scope](c Config) (*Issuer[S], error) {
 // Where ctx ended first, it also matches ctx's error. With ErrRefused the
 // response may hold a token, for the broker to revoke.
 func (i *Issuer[S]) Issue(ctx context.Context, r credential.TokenRequest[S]) (credential.TokenResponse, error) {
-	return i.client.issue(ctx, r.Scope.Any(), r.Subject, possession{r.Key, r.Certificate})
+	return i.client.issue(ctx, r.Scope.Any(), r.Subject, possession{choose: r.Key, cert: r.Certificate})
 }
 
 // Revoke makes token useless (RFC 7009). A nil error means that the server said
@@ -146,6 +145,11 @@ func (c *client) issue(ctx context.Context, s scope.Any, subject identity.Subjec
 	to, err := c.endpoints(ctx, c.config.TokenURL)
 	if err != nil {
 		return credential.TokenResponse{}, err
+	}
+	if p.choose != nil {
+		if p.key, err = c.proofKey(to, p.choose); err != nil {
+			return credential.TokenResponse{}, err
+		}
 	}
 	// The assertion comes last: it is short-lived, and not fetched in vain.
 	f, err := c.tokenForm(ctx, s, subject)

@@ -21,8 +21,8 @@ const failurePause = time.Second
 type endpoints struct {
 	token, revocation, introspection string
 
-	proofs     []string // dpop_signing_alg_values_supported (RFC 9449 section 5.1)
-	proofsRead bool     // false: they are there, and cannot be read
+	proofs    []string // dpop_signing_alg_values_supported (RFC 9449 section 5.1)
+	proofsBad bool     // they are there, and cannot be read
 }
 
 // metadata is the document of RFC 8414, loaded when first needed and kept: an
@@ -57,7 +57,7 @@ func (c *client) endpoints(ctx context.Context, known string) (endpoints, error)
 	if err != nil {
 		return endpoints{}, err
 	}
-	to.token, to.proofs, to.proofsRead = found.token, found.proofs, found.proofsRead
+	to.token, to.proofs, to.proofsBad = found.token, found.proofs, found.proofsBad
 	if to.revocation == "" {
 		to.revocation = found.revocation
 	}
@@ -212,7 +212,7 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 	// Who wants no proofs is not to fail for it.
 	const algorithms = "dpop_signing_alg_values_supported"
 	v, ok := o.get(algorithms)
-	to.proofsRead = o.ambiguity(algorithms) == "" && (!ok || json.Unmarshal(v, &to.proofs) == nil)
+	to.proofsBad = o.ambiguity(algorithms) != "" || ok && json.Unmarshal(v, &to.proofs) != nil
 	if to.token == "" {
 		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}
 	}

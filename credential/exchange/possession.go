@@ -13,8 +13,9 @@ import (
 
 // possession is what a token is to be bound to; zero is nothing.
 type possession struct {
-	key  *dpop.Key
-	cert func() *tls.Certificate
+	choose func(accepted []string) (*dpop.Key, error) // returns key; nil: no proof is wanted
+	key    *dpop.Key                                  // set once the server's metadata is known
+	cert   func() *tls.Certificate
 }
 
 // shown returns ctx for requests on connections that show the certificate.
@@ -50,24 +51,17 @@ func (i *Issuer[S]) Certificate() (*tls.Certificate, error) {
 	return self.Certificate()
 }
 
-// ProofAlgorithms returns the server's dpop_signing_alg_values_supported (RFC
-// 9449 section 5.1), nil where its metadata is not loaded or does not say. Errors
-// are as for [Issuer.Issue].
-func (i *Issuer[S]) ProofAlgorithms(ctx context.Context) ([]string, error) {
-	if i.client.config.TokenURL != "" {
-		return nil, nil
-	}
-	to, err := i.client.endpoints(ctx, "")
-	switch {
-	case err != nil:
-		return nil, err
-	case !to.proofsRead:
+// proofKey returns the key that a token is to be bound to, in an algorithm that
+// the server's metadata names (dpop_signing_alg_values_supported, RFC 9449
+// section 5.1). Metadata that is not loaded names none.
+func (c *client) proofKey(to endpoints, choose func([]string) (*dpop.Key, error)) (*dpop.Key, error) {
+	if to.proofsBad {
 		return nil, &credential.Error{
-			Reason: credential.ErrIssuer, Code: "bad_json", Host: i.client.host(),
+			Reason: credential.ErrIssuer, Code: "bad_json", Host: c.host(),
 			Detail: "dpop_signing_alg_values_supported in the metadata is not one array of strings (RFC 9449 section 5.1)",
 		}
 	}
-	return to.proofs, nil
+	return choose(to.proofs)
 }
 
 // Confirm asks the server's introspection endpoint what token is bound to;

@@ -24,7 +24,7 @@ func TestProofGoesToTheTokenEndpoint(t *testing.T) {
 	i := newIssuer(t, discovering(t, as))
 	key := proofKey(t)
 	bound := request(t)
-	bound.Key = key
+	bound.Key = offers(key)
 	for range 2 {
 		if _, err := i.Issue(t.Context(), bound); err != nil {
 			t.Fatal(err)
@@ -70,7 +70,7 @@ func TestTokenEndpointNonce(t *testing.T) {
 	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
 	key := proofKey(t)
 	r := request(t)
-	r.Key = key
+	r.Key = offers(key)
 	resp, err := i.Issue(t.Context(), r)
 	if err != nil || resp.TokenType != "DPoP" {
 		t.Fatal(resp.TokenType, err)
@@ -99,7 +99,7 @@ func TestConnectionsOfEachProof(t *testing.T) {
 	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
 	key := proofKey(t)
 	r := request(t)
-	r.Key = key
+	r.Key = offers(key)
 	if _, err := i.Issue(t.Context(), r); err != nil || as.count() != 3 {
 		t.Errorf("got %v after %d requests", err, as.count())
 	}
@@ -122,22 +122,52 @@ func TestProofAlgorithms(t *testing.T) {
 		{"numbers", with(`"dpop_signing_alg_values_supported":[1]`), nil, "bad_json"},
 		{"twice", with(`"dpop_signing_alg_values_supported":["none"],"dpop_signing_alg_values_supported":["ES256"]`), nil, "bad_json"},
 	} {
-		got, err := newIssuer(t, discovering(t, metadataServer(issuerID, c.document))).ProofAlgorithms(t.Context())
-		if e, _ := errors.AsType[*credential.Error](err); c.code != "" && (e == nil || e.Code != c.code) || c.code == "" && err != nil {
-			t.Errorf("%s: got %v", c.name, err)
+		var got []string
+		times := 0
+		r := request(t)
+		r.Key = func(accepted []string) (*dpop.Key, error) {
+			got = accepted
+			times++
+			return proofKey(t), nil
+		}
+		as := metadataServer(issuerID, c.document)
+		_, err := newIssuer(t, discovering(t, as)).Issue(t.Context(), r)
+		if e, _ := errors.AsType[*credential.Error](err); c.code != "" && (e == nil || e.Code != c.code || times != 0) || c.code == "" && (err != nil || times != 1) {
+			t.Errorf("%s: got %v, Key was called %d times", c.name, err, times)
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: got %q", c.name, got)
 		}
-		// Whatever it says, who wants no proof is given a token, if it is JSON at all.
+		// Whatever it says, a request without a proof is answered, if it is JSON at all.
 		if _, err := newIssuer(t, discovering(t, metadataServer(issuerID, c.document))).Issue(t.Context(), request(t)); err != nil && c.name != "twice" {
 			t.Errorf("%s: without a proof: %v", c.name, err)
 		}
 	}
-	as := always(500, "text/plain", "")
-	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as})
-	if got, err := i.ProofAlgorithms(t.Context()); got != nil || err != nil || as.count() != 0 {
-		t.Errorf("without metadata: %q, %v, %d requests", got, err, as.count())
+	// Without metadata nothing is known of the algorithms.
+	i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: always(200, "application/json", goodAns)})
+	r := request(t)
+	r.Key = func(accepted []string) (*dpop.Key, error) {
+		if accepted != nil {
+			t.Errorf("without metadata: %q", accepted)
+		}
+		return proofKey(t), nil
+	}
+	if _, err := i.Issue(t.Context(), r); err != nil {
+		t.Errorf("without metadata: %v", err)
+	}
+}
+
+// Without a key nothing is sent, and the error is that of the request's Key.
+func TestKeyFails(t *testing.T) {
+	as := metadataServer(issuerID, goodMetadata)
+	i := newIssuer(t, discovering(t, as))
+	r := request(t)
+	r.Key = func([]string) (*dpop.Key, error) {
+		return nil, &credential.Error{Reason: credential.ErrIssuer, Code: "dpop_algorithm"}
+	}
+	_, err := i.Issue(t.Context(), r)
+	if e, ok := errors.AsType[*credential.Error](err); !ok || e.Code != "dpop_algorithm" || as.count() != 1 {
+		t.Errorf("got %v after %d requests; only the metadata are asked for", err, as.count())
 	}
 }
 
@@ -227,6 +257,11 @@ func TestNoCertificate(t *testing.T) {
 	if _, err := i.Issue(t.Context(), r); !errors.Is(err, credential.ErrInvalid) || as.count() != 0 {
 		t.Errorf("got %v after %d requests", err, as.count())
 	}
+}
+
+// offers returns a TokenRequest.Key that returns key, whatever is accepted.
+func offers(key *dpop.Key) func([]string) (*dpop.Key, error) {
+	return func([]string) (*dpop.Key, error) { return key, nil }
 }
 
 // proofKey returns a key that is closed after the test.

@@ -76,11 +76,18 @@ type issued struct {
 }
 
 func (w *watched) Issue(ctx context.Context, r credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
+	var key *dpop.Key
+	if offer := r.Key; offer != nil {
+		r.Key = func(accepted []string) (_ *dpop.Key, err error) {
+			key, err = offer(accepted)
+			return key, err
+		}
+	}
 	resp, err := w.Issuer.Issue(ctx, r)
 	if !resp.AccessToken.IsZero() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.all = append(w.all, issued{r.Key, resp.AccessToken})
+		w.all = append(w.all, issued{key, resp.AccessToken})
 	}
 	return resp, err
 }
