@@ -29,7 +29,7 @@ var (
 	_ credential.Identified         = (*Issuer[scope.Tool])(nil)
 	_ credential.Prover             = (*Issuer[scope.Tool])(nil)
 	_ credential.Confirmer          = (*Issuer[scope.Tool])(nil)
-	_ credential.Certified          = (*Issuer[scope.Tool])(nil)
+	_ credential.MutualTLSIssuer    = (*Issuer[scope.Tool])(nil)
 )
 
 // New makes an [Issuer]. It does no I/O. Its error matches
