@@ -121,10 +121,11 @@ func newClient(c Config) *client {
 		base, closeIdle = own, own.CloseIdleConnections
 	}
 	if c.MutualTLS {
-		m := &certified{source: self.(identity.Certified), base: base.(*http.Transport)}
-		base, closeIdle = m, m.CloseIdleConnections
+		source := self.(identity.Certified)
+		m := newCertified(source, base.(*http.Transport))
+		base, closeIdle = m, m.pool.CloseIdle
 		if c.ClientID == "" {
-			c.ClientID = m.source.ID().String()
+			c.ClientID = source.ID().String()
 		}
 	}
 	c.Workload, c.Base = nil, nil
