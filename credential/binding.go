@@ -75,10 +75,10 @@ func (c Confirmation) String() string {
 	return c.Method + " " + c.Thumbprint
 }
 
-// Certified is an [Issuer] whose requests can show a certificate, as
+// MutualTLSIssuer is an [Issuer] whose requests can show a certificate, as
 // [PreferMutualTLS] and [RequireMutualTLS] need. It is asked with every call and
 // does no I/O.
-type Certified interface {
+type MutualTLSIssuer interface {
 	// Certificate returns the certificate of the moment with its chain and key,
 	// never one that has expired, and the same until it is replaced. An error that matches [ErrInvalid] says that there
 	// will never be one: [NewBroker] asks, too.

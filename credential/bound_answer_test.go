@@ -163,7 +163,7 @@ func TestBindingAnswers(t *testing.T) {
 			}}
 			var issuer credential.Issuer[scope.Tool] = struct {
 				*mint
-				credential.Certified
+				credential.MutualTLSIssuer
 			}{m, &binder{certs: certs}}
 			if c.confirm != nil {
 				issuer = &binder{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {

@@ -78,7 +78,7 @@ func (t *Task) closeProofKeys() {
 
 // newPool returns the connections that show what source returns, over copies of
 // base. The error of source may hold anything, and its panic, too.
-func newPool(source Certified, base *http.Transport) *mutual.Pool {
+func newPool(source MutualTLSIssuer, base *http.Transport) *mutual.Pool {
 	certificate := source.Certificate
 	return mutual.NewPool(base, func() (cert *tls.Certificate) {
 		quietly(func() {

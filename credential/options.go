@@ -111,9 +111,9 @@ func NewBroker[S scope.Scope](issuer Issuer[S], o *BrokerOptions) (*Broker[S], e
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	certified, _ := issuer.(Certified)
+	certified, _ := issuer.(MutualTLSIssuer)
 	if o.Binding.isTLS() && certified == nil {
-		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer has no certificate; give a Certified one, such as that of exchange.New with Config.MutualTLS"}
+		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer has no certificate; give a MutualTLSIssuer, such as that of exchange.New with Config.MutualTLS"}
 	}
 	if o.Binding.isTLS() && neverCertified(certified) {
 		return nil, &Error{Reason: ErrInvalid, Detail: "BrokerOptions.Binding is one of mutual TLS and the issuer was not made to show its certificate; for that of exchange.New set Config.MutualTLS"}
@@ -175,7 +175,7 @@ func showsCertificates(base http.RoundTripper) bool {
 
 // neverCertified reports whether an issuer says that it was not made to show a
 // certificate. Any other error may pass.
-func neverCertified(issuer Certified) (never bool) {
+func neverCertified(issuer MutualTLSIssuer) (never bool) {
 	quietly(func() {
 		_, err := issuer.Certificate()
 		never = errors.Is(err, ErrInvalid)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"unique"
+
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // parse is the door: what passes here cannot be wrong later.
@@ -128,7 +130,7 @@ func parseEndpoint(s string, f *facts) error {
 	}
 	switch {
 	case u.Scheme == "https":
-	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "http" && origin.IsLoopback(u.Hostname()):
 	case u.Scheme == "http":
 		return errors.New("is http to a host that is not loopback, where anybody on the way reads the credential; use https")
 	default:
@@ -138,7 +140,7 @@ func parseEndpoint(s string, f *facts) error {
 	if err := checkPath(path); err != nil {
 		return err
 	}
-	f.scheme, f.host = u.Scheme, normalHost(u.Scheme, u.Host)
+	f.scheme, f.host = u.Scheme, origin.Host(u.Scheme, u.Host)
 	f.path = strings.TrimSuffix(path, "/")
 	f.slash = strings.HasSuffix(path, "/")
 	return nil
@@ -182,14 +184,6 @@ func checkHost(u *url.URL) error {
 // some internal names have.
 func notLDH(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
-}
-
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
 }
 
 // shownEndpoint is as much of a bad endpoint as an error may repeat: not what

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // coversPath is the part of [Any.Covers] that reads the path. It works on the
@@ -126,22 +128,10 @@ func checkSegment(s string) error {
 	return nil
 }
 
-// normalHost returns host in lower case without the scheme's default port.
-func normalHost(scheme, host string) string {
-	host = strings.ToLower(host)
-	switch scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	}
-	return host
-}
-
 // sameHost compares u's host and port with a normal one, without allocating
 // in the usual case that they are equal as they stand.
 func sameHost(u *url.URL, scheme, host string) bool {
-	return u.Host == host || isASCII(u.Host) && normalHost(scheme, u.Host) == host
+	return u.Host == host || isASCII(u.Host) && origin.Host(scheme, u.Host) == host
 }
 
 // sameFold reports whether s is the lower-case ASCII word t in any case.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // Network is a network without sockets: an [http.RoundTripper] that hands
@@ -37,29 +39,29 @@ type Network struct {
 
 var _ http.RoundTripper = (*Network)(nil)
 
-// Handle puts h on the network as the host of origin, such as
-// "https://pay.example.com"; a nil h takes the host away. The origin is in the
+// Handle puts h on the network as the host at an origin, such as
+// "https://pay.example.com". A nil h takes the host away. The origin is in the
 // normal form that scopes have: in lower case, and without the port that is the
 // scheme's default. It is an error if it is not, or if it has a host already.
-func (n *Network) Handle(origin string, h http.Handler) error {
-	u, err := url.Parse(origin)
-	if err != nil || u.Scheme == "" || u.Host == "" || !strings.EqualFold(originOf(u), origin) {
+func (n *Network) Handle(at string, h http.Handler) error {
+	u, err := url.Parse(at)
+	if err != nil || u.Scheme == "" || u.Host == "" || !strings.EqualFold(originOf(u), at) {
 		return errors.New("credentialtest: an origin is a scheme and a host, such as https://pay.example.com")
 	}
-	if normal := normalOrigin(u); origin != normal {
-		return fmt.Errorf("credentialtest: the origin is %q, which no scope can reach; use its normal form, %q", origin, normal)
+	if normal := origin.Of(u); at != normal {
+		return fmt.Errorf("credentialtest: the origin is %q, which no scope can reach; use its normal form, %q", at, normal)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case h == nil:
-		delete(n.hosts, origin)
-	case n.hosts[origin] != nil:
-		return fmt.Errorf("credentialtest: the network has a host %s already", origin)
+		delete(n.hosts, at)
+	case n.hosts[at] != nil:
+		return fmt.Errorf("credentialtest: the network has a host %s already", at)
 	case n.hosts == nil:
-		n.hosts = map[string]http.Handler{origin: h}
+		n.hosts = map[string]http.Handler{at: h}
 	default:
-		n.hosts[origin] = h
+		n.hosts[at] = h
 	}
 	return nil
 }
@@ -67,7 +69,7 @@ func (n *Network) Handle(origin string, h http.Handler) error {
 // RoundTrip gives req to the handler of its host.
 func (n *Network) RoundTrip(req *http.Request) (*http.Response, error) {
 	n.mu.Lock()
-	h := n.hosts[normalOrigin(req.URL)]
+	h := n.hosts[origin.Of(req.URL)]
 	n.mu.Unlock()
 	err := req.Context().Err()
 	if err == nil && h == nil {
@@ -91,18 +93,6 @@ func (n *Network) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func originOf(u *url.URL) string { return u.Scheme + "://" + u.Host }
-
-// normalOrigin returns the origin in lower case without the default port.
-func normalOrigin(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	switch u.Scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	}
-	return u.Scheme + "://" + host
-}
 
 // memoryWriter is the response of a handler on a [Network]. It belongs to the
 // handler's goroutine until ready is closed; after that only the pipe is

@@ -3,6 +3,8 @@ package credentialtest
 import (
 	"net/url"
 	"strings"
+
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // sameURI reports whether an htu is the URI of the request. Both are compared
@@ -21,14 +23,14 @@ func normalURI(s string) (normal string, ok bool) {
 		return "", false
 	}
 	u.Host = strings.TrimSuffix(u.Host, ":") // an empty port is the default
-	origin, path := normalOrigin(u), u.EscapedPath()
+	at, path := origin.Of(u), u.EscapedPath()
 	if path == "" {
 		path = "/"
 	}
-	if u, err = url.Parse(origin + normalEscapes(path)); err != nil {
+	if u, err = url.Parse(at + normalEscapes(path)); err != nil {
 		return "", false
 	}
-	return origin + u.ResolveReference(u).EscapedPath(), true // without dot segments
+	return at + u.ResolveReference(u).EscapedPath(), true // without dot segments
 }
 
 // normalEscapes decodes what need not be escaped and writes the other escapes

@@ -31,11 +31,9 @@ func asksForNonce(resp *http.Response, token string) bool {
 // challenged reports whether one of a header's challenges asks for a nonce (RFC
 // 9449 section 9).
 func challenged(h http.Header) bool {
-	for _, line := range h["Www-Authenticate"] {
-		for _, c := range challenge.Parse(line) {
-			if c.Scheme == "dpop" && strings.EqualFold(c.Params["error"], useNonce) {
-				return true
-			}
+	for c := range challenge.All(h) {
+		if c.Scheme == "dpop" && strings.EqualFold(c.Params["error"], useNonce) {
+			return true
 		}
 	}
 	return false

@@ -90,7 +90,7 @@ func (b Binder) Do(req *http.Request, token string, send func(*http.Request) (*h
 // check refuses what must not be sent, or could not be sent again, and returns
 // the origin of what may be.
 func (b Binder) check(req *http.Request) (string, error) {
-	at, err := origin(req.URL)
+	at, err := originOf(req.URL)
 	switch {
 	case err != nil:
 		return "", err
@@ -119,7 +119,7 @@ func (b Binder) once(req *http.Request, body io.ReadCloser, token string, known 
 	}
 	var t tracker
 	out := req.WithContext(t.follow(req.Context()))
-	out.Header = header(req.Header, token, proof)
+	out.Header = withProof(req.Header, token, proof)
 	if out.Body = body; resend.Safe(req) && !known.http2 {
 		onlyOnce(out)
 	}

@@ -8,11 +8,11 @@ import (
 	"github.com/taskcred/taskcred/credential/internal/resend"
 )
 
-// header returns a copy of h in which our proof and token are the only ones,
-// however somebody spelled another. Without a token the caller's Authorization
-// stays: at a token endpoint the client may authenticate with it (RFC 6749
-// section 2.3.1).
-func header(h http.Header, token, proof string) http.Header {
+// withProof returns a copy of h in which our proof and token are the only ones,
+// in whatever spelling there was another. Without a token the caller's
+// Authorization stays: at a token endpoint the client may authenticate with it
+// (RFC 6749 section 2.3.1).
+func withProof(h http.Header, token, proof string) http.Header {
 	out := make(http.Header, len(h)+2)
 	for k, v := range h {
 		if strings.EqualFold(k, "Dpop") || strings.EqualFold(k, "Authorization") && token != "" {

@@ -38,7 +38,7 @@ func (s *server) learn(resp *http.Response) {
 
 // For returns the nonce to send to u's origin, "" if it never gave one.
 func (n *Nonces) For(u *url.URL) string {
-	at, err := origin(u)
+	at, err := originOf(u)
 	if err != nil {
 		return ""
 	}
@@ -51,7 +51,7 @@ func (n *Nonces) For(u *url.URL) string {
 // (RFC 9449 section 8.1).
 func (n *Nonces) Learn(u *url.URL, h http.Header) (nonce string) {
 	nonce = nonceIn(h)
-	if at, err := origin(u); err == nil && nonce != "" {
+	if at, err := originOf(u); err == nil && nonce != "" {
 		n.update(at, func(s *server) { s.nonce = nonce })
 	}
 	return nonce

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/taskcred/taskcred/credential/internal/header"
 )
 
 // Proof returns a new proof (RFC 9449 section 4.2) for one request with method
@@ -25,7 +27,7 @@ func (k *Key) Proof(method string, u *url.URL, token, nonce string) (string, err
 		return "", err
 	case !isMethod(method):
 		return "", errors.New("dpop: the method is not a token (RFC 9110 section 5.6.2)")
-	case token != "" && !isToken(token):
+	case token != "" && !header.IsToken(token):
 		return "", errors.New("dpop: the token holds what none in a header may: space, quote, comma, backslash, or what is not visible ASCII")
 	case nonce != "" && !isNonce(nonce):
 		return "", errors.New("dpop: the nonce is longer than 512 bytes, or holds what none may (RFC 9449 section 8.1)")
@@ -77,16 +79,4 @@ func isMethod(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// isToken reports whether s can stand in an Authorization header, where a quote or
-// a comma could begin something else. It is laxer than RFC 6750 section 2.1,
-// because tokens are.
-func isToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < '!' || c > '~' || c == '"' || c == ',' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // target returns the htu of a request to u (RFC 9449 section 4.2): no query and
@@ -14,7 +16,7 @@ import (
 // 6.2.3). The path is as net/http sends it: a server that compares byte by byte
 // must find what it was sent.
 func target(u *url.URL) (string, error) {
-	at, err := origin(u)
+	at, err := originOf(u)
 	if err != nil {
 		return "", err
 	}
@@ -28,10 +30,10 @@ func target(u *url.URL) (string, error) {
 	return at + path, nil
 }
 
-// origin returns scheme, host and port of u in the one form in which origins are
+// originOf returns scheme, host and port of u in the one form in which origins are
 // compared: lower case, and without the scheme's own port. What it returns needs
 // no escaping in JSON.
-func origin(u *url.URL) (string, error) {
+func originOf(u *url.URL) (string, error) {
 	if u == nil {
 		return "", errors.New("dpop: there is no URL")
 	}
@@ -42,41 +44,38 @@ func origin(u *url.URL) (string, error) {
 	if u.Opaque != "" {
 		return "", errors.New("dpop: the URL is opaque; it must have a host and a path of its own")
 	}
-	host, err := host(u)
-	if err != nil {
+	if err := checkHost(u); err != nil {
 		return "", err
 	}
-	port := u.Port()
-	if port == "" || scheme == "https" && port == "443" || scheme == "http" && port == "80" {
-		return scheme + "://" + host, nil
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
+			return "", errors.New("dpop: the URL's port is not a number from 1 to 65535")
+		}
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
-		return "", errors.New("dpop: the URL's port is not a number from 1 to 65535")
-	}
-	return scheme + "://" + host + ":" + port, nil
+	return scheme + "://" + origin.Host(scheme, strings.TrimSuffix(u.Host, ":")), nil // an empty port is none
 }
 
-func host(u *url.URL) (string, error) {
+func checkHost(u *url.URL) error {
 	name := u.Hostname()
 	if strings.HasPrefix(u.Host, "[") {
 		if a, err := netip.ParseAddr(name); err != nil || !a.Is6() || a.Zone() != "" {
-			return "", errors.New("dpop: the URL's host is in brackets, and no IPv6 address without a zone")
+			return errors.New("dpop: the URL's host is in brackets, and no IPv6 address without a zone")
 		}
-		return "[" + strings.ToLower(name) + "]", nil
+		return nil
 	}
 	if name == "" {
-		return "", errors.New("dpop: the URL has no host")
+		return errors.New("dpop: the URL has no host")
 	}
 	for i := range len(name) {
 		switch c := name[i]; {
 		case c >= 0x80:
 			// What net/http makes of it is for a table that this package does not have.
-			return "", errors.New("dpop: the URL's host is not ASCII; write an internationalised name in its xn-- form")
+			return errors.New("dpop: the URL's host is not ASCII; write an internationalised name in its xn-- form")
 		case !isAlnum(c) && c != '-' && c != '.' && c != '_':
-			return "", fmt.Errorf("dpop: the URL's host holds %q; letters, digits, '-', '.' and '_' are accepted", c)
+			return fmt.Errorf("dpop: the URL's host holds %q; letters, digits, '-', '.' and '_' are accepted", c)
 		}
 	}
-	return strings.ToLower(name), nil
+	return nil
 }
 
 func isAlnum(c byte) bool {

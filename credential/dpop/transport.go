@@ -2,17 +2,15 @@ package dpop
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/taskcred/taskcred/credential/internal/http2"
+	"github.com/taskcred/taskcred/internal/origin"
+	"github.com/taskcred/taskcred/internal/transport"
 )
 
 // Transport is an [http.RoundTripper] that sends requests with proofs of one key
@@ -46,20 +44,10 @@ type Transport struct {
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// ownBase is not http.DefaultTransport, which somebody may have changed, and
-// which goes through a proxy that a repository's .env file could set.
 var ownBase = sync.OnceValue(newBase)
 
-func newBase() *http.Transport {
-	return http2.Guard(&http.Transport{
-		ForceAttemptHTTP2:      true,
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 256 << 10,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-	})
-}
+// newBase returns the transport that a nil Base means.
+func newBase() *http.Transport { return transport.New() }
 
 // RoundTrip sends one request; see [Binder.Do]. Unless req is for the origin,
 // nothing is sent and Token is not called.
@@ -86,7 +74,7 @@ func (t *Transport) admit(req *http.Request) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at, err := origin(req.URL)
+	at, err := originOf(req.URL)
 	switch {
 	case err != nil:
 		return "", err
@@ -111,13 +99,8 @@ func parseOrigin(s string) (string, error) {
 	if err != nil || u.Host == "" || u.User != nil || u.Path+u.RawQuery+u.Fragment != "" || strings.ContainsAny(s, "?#") {
 		return "", errors.New("dpop: Transport.Origin is not an origin, such as https://api.example.com")
 	}
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+	if u.Scheme == "http" && !origin.IsLoopback(u.Hostname()) {
 		return "", errors.New("dpop: Transport.Origin is neither https nor http to a loopback address")
 	}
-	return origin(u)
-}
-
-func isLoopback(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && a.IsLoopback()
+	return originOf(u)
 }

@@ -10,14 +10,13 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/internal/header"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/object"
 )
 
-const (
-	maxToken = 16 << 10
-	maxScope = 8 << 10
-)
+const maxScope = 8 << 10
 
 // answer is a token endpoint's answer (RFC 6749 section 5.1, RFC 8693 section
 // 2.2.1) as far as it could be read.
@@ -38,13 +37,13 @@ type answer struct {
 // mistake must be revoked, and for that the token has to be known. Members that
 // are not known are ignored (RFC 6749 section 5.1).
 func parseAnswer(text []byte) answer {
-	o, err := parseObject(text)
+	o, err := object.Parse(text)
 	if o == nil {
 		return answer{flaw: flaw{"bad_json", err.Error()}}
 	}
 	a := answer{object: true}
-	a.token, a.refresh = o.only("access_token"), o.only("refresh_token")
-	if _, failed := o.get("error"); failed {
+	a.token, a.refresh = o.Only("access_token"), o.Only("refresh_token")
+	if _, failed := o.Get("error"); failed {
 		a.oauthError = true
 		code := errorCode(o)
 		if code == "" {
@@ -55,11 +54,13 @@ func parseAnswer(text []byte) answer {
 	if err != nil {
 		a.refuse("bad_json", err.Error())
 	}
-	if what := o.ambiguity("access_token", "token_type", "expires_in", "scope", "refresh_token",
+	if what := o.Ambiguity("access_token", "token_type", "expires_in", "scope", "refresh_token",
 		"issued_token_type", "authorization_details", "error"); what != "" {
 		a.refuse("bad_json", what)
 	}
-	if a.token != "" && !usable(a.token) {
+	// What is not usable was issued all the same. It is revoked in a form, which
+	// holds anything; so is a refresh token.
+	if a.token != "" && !(len(a.token) <= header.MaxToken && header.IsToken(a.token)) {
 		a.refuse("unusable_token", "the token is longer than 16 KiB or holds what no header may")
 	}
 	a.read(o)
@@ -67,29 +68,29 @@ func parseAnswer(text []byte) answer {
 }
 
 // read reads the members beside the token.
-func (a *answer) read(o object) {
+func (a *answer) read(o object.Object) {
 	var ok bool
-	if a.tokenType, ok = o.text("token_type"); !ok || a.tokenType == "" || len(a.tokenType) > 64 {
+	if a.tokenType, ok = o.Text("token_type"); !ok || a.tokenType == "" || len(a.tokenType) > 64 {
 		a.tokenType = ""
 		a.refuse("token_type", "the answer has no token_type (RFC 6749 section 5.1)")
 	}
-	if a.issuedType, ok = o.text("issued_token_type"); !ok {
+	if a.issuedType, ok = o.Text("issued_token_type"); !ok {
 		a.refuse("issued_token_type", "issued_token_type is not a string")
 	}
-	if v, present := o.get("expires_in"); present {
+	if v, present := o.Get("expires_in"); present {
 		if a.expiresIn, ok = lifetime(v); !ok {
 			a.refuse("bad_expires_in", "expires_in is not a whole number of seconds")
 		}
 	}
-	if v, present := o.get("scope"); present {
-		s, isText := asText(v)
+	if v, present := o.Get("scope"); present {
+		s, isText := object.AsText(v)
 		if !isText || !isScope(s) {
 			a.refuse("bad_scope", "scope is not a list of scope tokens (RFC 6749 section 3.3)")
 		} else {
 			a.scope = &s
 		}
 	}
-	if v, present := o.get("authorization_details"); present {
+	if v, present := o.Get("authorization_details"); present {
 		var b bytes.Buffer
 		if v[0] != '[' || json.Compact(&b, v) != nil {
 			a.refuse("bad_authorization_details", "authorization_details is not an array (RFC 9396 section 7)")
@@ -106,23 +107,12 @@ func (a *answer) refuse(code, detail string) {
 	}
 }
 
-// usable reports whether s can be a token in an Authorization header. RFC 6750
-// section 2.1 allows fewer characters than servers use ("!" and "|" occur), RFC
-// 6749 appendix A.12 allows more than a header can hold. Visible ASCII is
-// accepted, except for what ends or separates header values: quotes, the
-// backslash and the comma. What is not usable was issued all the same, and is
-// revoked in a form, which holds anything; so is a refresh token.
-func usable(s string) bool {
-	bad := func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' || r == ',' }
-	return len(s) <= maxToken && !strings.ContainsFunc(s, bad)
-}
-
 // lifetime reads expires_in: a whole number, or, from some servers, one in a
 // string. Fractions and exponents are refused rather than rounded. A number
 // beyond any lifetime is capped, so that it cannot overflow to a negative one.
 func lifetime(v json.RawMessage) (*time.Duration, bool) {
 	s := string(v)
-	if text, ok := asText(v); ok {
+	if text, ok := object.AsText(v); ok {
 		s = text
 	}
 	digits := strings.TrimPrefix(s, "-")

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/taskcred/taskcred/credential/internal/mutual"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/origin"
 )
 
 // Config describes one authorization server and how to speak to it. It is read
@@ -312,21 +312,8 @@ func parseURL(s string, query bool) (*url.URL, error) {
 		return nil, errors.New(" with a fragment, which is never sent")
 	case !query && strings.Contains(s, "?"):
 		return nil, errors.New(" with a query, which no issuer identifier has (RFC 8414 section 2)")
-	case !secure(u):
+	case !origin.IsSecure(u):
 		return nil, errors.New(", over which others could read the tokens: http is for loopback addresses only")
 	}
 	return u, nil
-}
-
-// secure reports whether tokens may be sent to u: over TLS, or without leaving
-// the machine. "localhost" is in, names that only look like it are not.
-func secure(u *url.URL) bool {
-	switch u.Scheme {
-	case "https":
-		return true
-	case "http":
-		a, err := netip.ParseAddr(u.Hostname())
-		return err == nil && a.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
-	}
-	return false
 }

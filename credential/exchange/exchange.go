@@ -28,7 +28,7 @@ var (
 	_ credential.Revoker            = (*Issuer[scope.Tool])(nil)
 	_ credential.Identified         = (*Issuer[scope.Tool])(nil)
 	_ credential.Confirmer          = (*Issuer[scope.Tool])(nil)
-	_ credential.Certified          = (*Issuer[scope.Tool])(nil)
+	_ credential.MutualTLSIssuer    = (*Issuer[scope.Tool])(nil)
 )
 
 // New makes an [Issuer]. It does no I/O. Its error matches
@@ -120,10 +120,11 @@ func newClient(c Config) *client {
 		base, closeIdle = own, own.CloseIdleConnections
 	}
 	if c.MutualTLS {
-		m := &certified{source: self.(identity.Certified), base: base.(*http.Transport)}
-		base, closeIdle = m, m.CloseIdleConnections
+		source := self.(identity.Certified)
+		m := newCertified(source, base.(*http.Transport))
+		base, closeIdle = m, m.pool.CloseIdle
 		if c.ClientID == "" {
-			c.ClientID = m.source.ID().String()
+			c.ClientID = source.ID().String()
 		}
 	}
 	c.Workload, c.Base = nil, nil

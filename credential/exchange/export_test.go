@@ -13,16 +13,6 @@ func ParseAnswer(text []byte) (token, scope string, life *time.Duration, refused
 	return a.token, scope, a.expiresIn, a.flaw != (flaw{}) || a.token == ""
 }
 
-// ParseObject returns the members' names and values in turn, and whether text
-// is exactly one object.
-func ParseObject(text []byte) (members []string, trailing bool, err error) {
-	o, err := parseObject(text)
-	for _, m := range o {
-		members = append(members, m.name, string(m.value))
-	}
-	return members, err == errTrailing, err
-}
-
 // ParseMetadata returns the endpoints, nil when the document is refused.
 func ParseMetadata(text []byte, issuer string) []string {
 	to, f := parseMetadata(text, issuer, false)

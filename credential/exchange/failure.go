@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/internal/object"
 )
 
 // maxRetryAfter caps what a server can ask for.
@@ -140,7 +141,7 @@ func isPlain(err error) bool {
 func (re *reply) statusError() error {
 	e := &credential.Error{Reason: credential.ErrIssuer, Host: re.url.Host}
 	if re.isJSON() {
-		if o, err := parseObject(re.body); err == nil {
+		if o, err := object.Parse(re.body); err == nil {
 			e.Code = errorCode(o)
 		}
 	}
@@ -162,8 +163,8 @@ func httpCode(status int) string { return fmt.Sprintf("http_%d", status) }
 // else "". That is narrower than the RFC's grammar: all registered codes are
 // short words of lower-case letters and underscores, and what is shown must
 // neither be an echoed token nor talk to a model.
-func errorCode(o object) string {
-	s, _ := o.text("error")
+func errorCode(o object.Object) string {
+	s, _ := o.Text("error")
 	bad := func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' }
 	if len(s) > 40 || strings.ContainsFunc(s, bad) {
 		return ""

@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"context"
-	"crypto/tls"
 	"io"
 	"mime"
 	"net/http"
@@ -12,19 +11,19 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/taskcred/taskcred/credential/internal/http2"
+	"github.com/taskcred/taskcred/credential/internal/resend"
+	"github.com/taskcred/taskcred/internal/origin"
+	"github.com/taskcred/taskcred/internal/transport"
 )
 
 const (
 	maxBody   = 64 << 10 // bytes of an answer, after decompression
 	maxHeader = 32 << 10 // bytes of an answer's header, with a transport of our own
 
-	// maxTries is how often net/http may try to send one request. It sends again
-	// on its own where nothing was written yet, and where an HTTP/2 server says
-	// that it did not process it (RFC 9113 section 8.7). It has no bound for that,
-	// and one who says so every time would be sent our tokens hundreds of times a
-	// second.
-	maxTries = 3
+	// maxTries is how often net/http may try to send one request. It counts
+	// connections and streams, not bodies as [resend.Bounded] does: requests
+	// for metadata have none, and a body that was not read yet is sent as it is.
+	maxTries = 1 + resend.Max
 )
 
 // guard is the one way out: every request of this package goes through do. It
@@ -56,7 +55,7 @@ type flaw struct{ code, detail string }
 // end is told from that of our own time limit.
 func (g *guard) do(r *http.Request) (reply, error) {
 	ctx := r.Context()
-	if !secure(r.URL) {
+	if !origin.IsSecure(r.URL) {
 		closeBody(r)
 		return reply{}, failed(r.URL, "insecure_url", "the endpoint is neither https nor http to a loopback address")
 	}
@@ -164,19 +163,13 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// newTransport returns the transport used where Config.Base is nil. Unlike
-// http.DefaultTransport it asks the environment for no proxy: someone who
-// sets HTTPS_PROXY must not learn where tokens come from.
+// newTransport returns the transport used where Config.Base is nil.
 func newTransport() *http.Transport {
-	return http2.Guard(&http.Transport{
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    32, // the default of 2 makes a burst of tasks dial again and again
-		IdleConnTimeout:        90 * time.Second,
-		TLSHandshakeTimeout:    defaultTimeout,
-		MaxResponseHeaderBytes: maxHeader,
-		// What a server may send before anybody reads: 4 MiB by default.
-		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 2 * maxBody},
-	})
+	t := transport.New()
+	t.MaxIdleConns = 64
+	t.MaxIdleConnsPerHost = 32 // the default of 2 makes a burst of tasks dial again and again
+	t.MaxResponseHeaderBytes = maxHeader
+	// What a server may send before it is read: 4 MiB by default.
+	t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 2 * maxBody}
+	return t
 }

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/internal/cnf"
 	"github.com/taskcred/taskcred/identity/secret"
+	"github.com/taskcred/taskcred/internal/object"
 )
 
 // Introspection is what a server says about a token (RFC 7662 section 2.2).
@@ -76,14 +78,14 @@ func (re *reply) introspection() (Introspection, error) {
 
 // parseIntrospection reads an answer. Members that are not known are ignored.
 func parseIntrospection(text []byte) (i Introspection, f flaw) {
-	o, err := parseObject(text)
+	o, err := object.Parse(text)
 	if err != nil {
 		return Introspection{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("active", "scope", "client_id", "sub", "iss", "aud", "exp", "act", "cnf"); what != "" {
+	if what := o.Ambiguity("active", "scope", "client_id", "sub", "iss", "aud", "exp", "act", "cnf"); what != "" {
 		return Introspection{}, flaw{"bad_json", what}
 	}
-	switch v, _ := o.get("active"); string(v) {
+	switch v, _ := o.Get("active"); string(v) {
 	case "false":
 		return Introspection{}, flaw{}
 	case "true":
@@ -95,7 +97,7 @@ func parseIntrospection(text []byte) (i Introspection, f flaw) {
 		name string
 		to   *string
 	}{{"scope", &i.Scope}, {"client_id", &i.ClientID}, {"sub", &i.Subject}, {"iss", &i.Issuer}} {
-		s, ok := o.text(m.name)
+		s, ok := o.Text(m.name)
 		if !ok {
 			return Introspection{}, flaw{"bad_json", m.name + " is not a string"}
 		}
@@ -107,46 +109,37 @@ func parseIntrospection(text []byte) (i Introspection, f flaw) {
 	return i, flaw{}
 }
 
-func (i *Introspection) readRest(o object) bool {
-	if v, ok := o.get("aud"); ok {
-		if s, isText := asText(v); isText {
+func (i *Introspection) readRest(o object.Object) bool {
+	if v, ok := o.Get("aud"); ok {
+		if s, isText := object.AsText(v); isText {
 			i.Audience = []string{s}
 		} else if json.Unmarshal(v, &i.Audience) != nil {
 			return false
 		}
 	}
-	if v, ok := o.get("exp"); ok {
+	if v, ok := o.Get("exp"); ok {
 		n, err := strconv.ParseInt(string(v), 10, 64)
 		if err != nil {
 			return false
 		}
 		i.Expiry = time.Unix(n, 0)
 	}
-	if v, ok := o.get("act"); ok {
-		act, err := parseObject(v)
-		if err != nil || act.ambiguity("sub") != "" {
+	if v, ok := o.Get("act"); ok {
+		act, err := object.Parse(v)
+		if err != nil || act.Ambiguity("sub") != "" {
 			return false
 		}
-		if i.Actor, ok = act.text("sub"); !ok {
+		if i.Actor, ok = act.Text("sub"); !ok {
 			return false
 		}
 		i.Delegated = true
 	}
-	if v, ok := o.get("cnf"); ok {
-		cnf, err := parseObject(v)
+	if v, ok := o.Get("cnf"); ok {
+		c, err := object.Parse(v)
 		if err != nil {
 			return false
 		}
-		i.Bound = confirmation(cnf)
+		i.Bound.Method, i.Bound.Thumbprint = cnf.Read(len(c), c.Text)
 	}
 	return true
-}
-
-func confirmation(cnf object) credential.Confirmation {
-	for _, method := range [...]string{credential.ConfirmKey, credential.ConfirmCertificate} {
-		if s, ok := cnf.text(method); ok && s != "" && len(cnf) == 1 {
-			return credential.Confirmation{Method: method, Thumbprint: s}
-		}
-	}
-	return credential.Confirmation{Method: "unknown"}
 }

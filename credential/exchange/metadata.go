@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/internal/object"
+	"github.com/taskcred/taskcred/internal/origin"
+	"github.com/taskcred/taskcred/internal/shared"
 )
 
 // failurePause is how long a failure to load metadata is remembered, so that a
@@ -35,15 +38,9 @@ type metadata struct {
 
 	mu     sync.Mutex // guards the fields below; no I/O under it
 	loaded *endpoints
-	load   *load
+	load   *shared.Call[endpoints] // nil: none is under way
 	err    *credential.Error
 	until  time.Time // err is the answer until then
-}
-
-type load struct {
-	done chan struct{} // closed when the fields below are set
-	to   endpoints
-	err  *credential.Error
 }
 
 // endpoints returns where requests go, loading the metadata unless known, the
@@ -75,52 +72,55 @@ func (m *metadata) get(ctx context.Context) (endpoints, error) {
 		return *m.loaded, nil
 	case m.load == nil && time.Now().Before(m.until):
 		defer m.mu.Unlock()
-		err := *m.err
-		return endpoints{}, &err
+		return endpoints{}, copied(m.err)
 	case m.load == nil:
-		m.load = &load{done: make(chan struct{})}
-		go m.run(context.WithoutCancel(ctx), m.load)
+		m.load = shared.NewCall[endpoints]()
+		detached := context.WithoutCancel(ctx)
+		go m.load.Run(func() (endpoints, error) { return m.fetch(detached) }, m.publish)
 	}
 	l := m.load
 	m.mu.Unlock()
-	select {
-	case <-l.done:
-	case <-ctx.Done():
+	if !l.Wait(ctx) {
 		return endpoints{}, fromContext(ctx, &credential.Error{Reason: credential.ErrIssuer, Host: hostOf(m.issuer)})
 	}
-	if l.err != nil {
-		err := *l.err // each caller has its own
-		return endpoints{}, &err
+	to, err := l.Result()
+	if err != nil {
+		return endpoints{}, copied(err)
 	}
-	return l.to, nil
+	return to, nil
 }
 
-// run loads and publishes, also where Base panics: this goroutine is ours, and
-// the panic would end the process.
-func (m *metadata) run(ctx context.Context, l *load) {
-	l.err = &credential.Error{Reason: credential.ErrIssuer, Code: "panic", Host: hostOf(m.issuer), Detail: "loading the metadata panicked; see Config.Base"}
-	defer func() {
-		_ = recover()
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.load = nil; l.err == nil {
-			m.loaded = &l.to
-		} else {
-			m.err, m.until = l.err, time.Now().Add(failurePause)
-		}
-		close(l.done)
-	}()
-	l.to, l.err = m.fetch(ctx)
+// copied returns a copy of an error of this package: each caller has its own.
+func copied(err error) error {
+	e := *asError(err)
+	return &e
+}
+
+// publish keeps the result of a load. A panic of Base is an error of the load:
+// the goroutine is ours, and the panic would end the process.
+func (m *metadata) publish(to endpoints, err error) (endpoints, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.load = nil
+	if err == nil {
+		m.loaded = &to
+		return to, nil
+	}
+	m.err, m.until = asError(err), time.Now().Add(failurePause)
+	if m.err == nil { // err is a *shared.Crash
+		m.err = &credential.Error{Reason: credential.ErrIssuer, Code: "panic", Host: hostOf(m.issuer), Detail: "loading the metadata panicked; see Config.Base"}
+	}
+	return endpoints{}, m.err
 }
 
 // fetch tries the places where servers keep the document. A place that has none
 // leads to the next; a server that fails, or sends us elsewhere, does not.
-func (m *metadata) fetch(ctx context.Context) (endpoints, *credential.Error) {
-	var first *credential.Error
+func (m *metadata) fetch(ctx context.Context) (endpoints, error) {
+	var first error
 	for _, place := range wellKnown(m.issuer) {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, place, nil)
 		if err != nil {
-			return endpoints{}, asError(invalid("the issuer is not a URL"))
+			return endpoints{}, invalid("the issuer is not a URL")
 		}
 		re, err := m.guard.do(r)
 		if err == nil && re.status == http.StatusOK {
@@ -128,9 +128,9 @@ func (m *metadata) fetch(ctx context.Context) (endpoints, *credential.Error) {
 		}
 		switch {
 		case err != nil:
-			return endpoints{}, asError(err)
+			return endpoints{}, err
 		case re.status >= 500 || re.status == http.StatusTooManyRequests:
-			return endpoints{}, asError(re.statusError())
+			return endpoints{}, re.statusError()
 		case re.status != http.StatusOK:
 			continue
 		}
@@ -139,7 +139,7 @@ func (m *metadata) fetch(ctx context.Context) (endpoints, *credential.Error) {
 			return to, nil
 		}
 		if first == nil {
-			first = asError(failed(re.url, f.code, f.detail))
+			first = failed(re.url, f.code, f.detail)
 		}
 	}
 	if first == nil {
@@ -159,14 +159,14 @@ func wellKnown(issuer string) []string {
 	if err != nil {
 		return nil
 	}
-	origin := u.Scheme + "://" + u.Host
+	root := u.Scheme + "://" + u.Host
 	path := strings.TrimSuffix(u.EscapedPath(), "/") // RFC 8414 section 3.1
 	places := []string{
-		origin + "/.well-known/oauth-authorization-server" + path,
-		origin + "/.well-known/openid-configuration" + path,
+		root + "/.well-known/oauth-authorization-server" + path,
+		root + "/.well-known/openid-configuration" + path,
 	}
 	if path != "" {
-		places = append(places, origin+path+"/.well-known/openid-configuration")
+		places = append(places, root+path+"/.well-known/openid-configuration")
 	}
 	return places
 }
@@ -184,35 +184,35 @@ func readMetadata(re reply, issuer string, mutual bool) (endpoints, flaw) {
 // parseMetadata reads a document of RFC 8414 section 2 that must be issuer's.
 // mutual says that the endpoints for mutual TLS are wanted.
 func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f flaw) {
-	o, err := parseObject(text)
+	o, err := object.Parse(text)
 	if err != nil {
 		return endpoints{}, flaw{"bad_json", err.Error()}
 	}
-	if what := o.ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {
+	if what := o.Ambiguity("issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "mtls_endpoint_aliases"); what != "" {
 		return endpoints{}, flaw{"bad_json", what}
 	}
 	// RFC 8414 section 3.3: identical, byte for byte, or the document MUST NOT be
 	// used. Otherwise one server could speak for another.
-	if s, ok := o.text("issuer"); !ok || s != issuer {
+	if s, ok := o.Text("issuer"); !ok || s != issuer {
 		return endpoints{}, flaw{"issuer_mismatch", "the metadata is of another issuer than Config.Issuer, compared byte for byte (RFC 8414 section 3.3)"}
 	}
 	if name := to.read(o, func(s string) bool { return sameOrigin(s, issuer) }); name != "" {
 		return endpoints{}, flaw{"endpoint_origin", "the " + name + " in the metadata is not a URL of the issuer's own origin; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
 	}
 	// RFC 8705 section 5: a client that intends mutual TLS must prefer these.
-	if aliases, ok := o.get("mtls_endpoint_aliases"); ok && mutual {
-		a, err := parseObject(aliases)
-		if err != nil || a.ambiguity("token_endpoint", "revocation_endpoint", "introspection_endpoint") != "" {
+	if aliases, ok := o.Get("mtls_endpoint_aliases"); ok && mutual {
+		a, err := object.Parse(aliases)
+		if err != nil || a.Ambiguity("token_endpoint", "revocation_endpoint", "introspection_endpoint") != "" {
 			return endpoints{}, flaw{"bad_json", "mtls_endpoint_aliases cannot be read (RFC 8705 section 5)"}
 		}
 		if name := to.read(a, func(s string) bool { return belowHost(s, issuer) }); name != "" {
 			return endpoints{}, flaw{"endpoint_origin", "the " + name + " for mutual TLS in the metadata is neither at the issuer's host nor at a name below it; where that is intended, configure TokenURL, RevocationURL and IntrospectionURL"}
 		}
 	}
-	// Who wants no proofs is not to fail for it.
+	// A request without a proof must not fail for them.
 	const algorithms = "dpop_signing_alg_values_supported"
-	v, ok := o.get(algorithms)
-	to.proofsBad = o.ambiguity(algorithms) != "" || ok && json.Unmarshal(v, &to.proofs) != nil
+	v, ok := o.Get(algorithms)
+	to.proofsBad = o.Ambiguity(algorithms) != "" || ok && json.Unmarshal(v, &to.proofs) != nil
 	if to.token == "" {
 		return endpoints{}, flaw{"no_token_endpoint", "the metadata has no token_endpoint"}
 	}
@@ -221,7 +221,7 @@ func parseMetadata(text []byte, issuer string, mutual bool) (to endpoints, f fla
 
 // read takes the endpoints that o has. It returns the name of one that ok does
 // not accept.
-func (to *endpoints) read(o object, ok func(string) bool) (bad string) {
+func (to *endpoints) read(o object.Object, ok func(string) bool) (bad string) {
 	for _, e := range [...]struct {
 		name string
 		to   *string
@@ -230,7 +230,7 @@ func (to *endpoints) read(o object, ok func(string) bool) (bad string) {
 		{"revocation_endpoint", &to.revocation},
 		{"introspection_endpoint", &to.introspection},
 	} {
-		s, isText := o.text(e.name)
+		s, isText := o.Text(e.name)
 		switch {
 		case !isText || s != "" && !ok(s):
 			return e.name
@@ -250,7 +250,7 @@ func sameOrigin(endpoint, issuer string) bool {
 		return false
 	}
 	i, err := url.Parse(issuer)
-	return err == nil && e.Scheme == i.Scheme && hostPort(e) == hostPort(i)
+	return err == nil && origin.Of(e) == origin.Of(i)
 }
 
 // belowHost reports whether endpoint is at the issuer's host, whatever the
@@ -267,14 +267,6 @@ func belowHost(endpoint, issuer string) bool {
 	host, parent := strings.ToLower(e.Hostname()), strings.ToLower(i.Hostname())
 	_, notName := netip.ParseAddr(parent)
 	return host == parent || notName != nil && strings.HasSuffix(host, "."+parent)
-}
-
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"https": "443", "http": "80"}[u.Scheme]
-	}
-	return strings.ToLower(u.Hostname()) + ":" + port
 }
 
 func hostOf(s string) string {

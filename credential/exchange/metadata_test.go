@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -282,7 +283,19 @@ func TestMetadataFailureIsForgotten(t *testing.T) {
 }
 
 func TestMetadataPanic(t *testing.T) {
-	i := newIssuer(t, discovering(t, roundTripper(func(*http.Request) (*http.Response, error) { panic(canary) })))
-	_, err := i.Issue(t.Context(), request(t))
-	wantError(t, err, credential.ErrIssuer, "panic")
+	for _, base := range []roundTripper{
+		func(*http.Request) (*http.Response, error) { panic(canary) },
+		func(*http.Request) (*http.Response, error) { runtime.Goexit(); return nil, nil },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			i := newIssuer(t, discovering(t, base))
+			r, errs := request(t), make(chan error)
+			for range 3 {
+				go func() { _, err := i.Issue(t.Context(), r); errs <- err }()
+			}
+			for range 3 {
+				wantError(t, <-errs, credential.ErrIssuer, "panic")
+			}
+		})
+	}
 }

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/internal/clock"
+	"github.com/taskcred/taskcred/internal/shared"
 )
 
 const (
@@ -33,7 +34,6 @@ type fetchFunc func(ctx context.Context, audience string) (a identity.Assertion,
 // many want it.
 type assertions struct {
 	fetch fetchFunc
-	now   clock
 	log   *slog.Logger
 
 	life context.Context // the source's, not a request's: flights end with it
@@ -52,22 +52,20 @@ type cached struct {
 	lifetime
 }
 
-// flight is one RPC and everybody who waits for it.
+// flight is one RPC, which all callers for its audience wait for.
 type flight struct {
-	epoch     int
-	done      chan struct{}      // closed when what follows is set
-	assertion identity.Assertion // valid if err is nil
-	err       error
+	*shared.Call[identity.Assertion]
+	epoch int
 }
 
-func newAssertions(fetch fetchFunc, now clock, log *slog.Logger) *assertions {
+func newAssertions(fetch fetchFunc, log *slog.Logger) *assertions {
 	cache, err := lru.New[string, cached](maxAudiences)
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
 	life, stop := context.WithCancel(context.Background())
 	return &assertions{
-		fetch: fetch, now: now, log: log, life: life, stop: stop,
+		fetch: fetch, log: log, life: life, stop: stop,
 		cache: cache, flights: make(map[string]*flight),
 	}
 }
@@ -85,12 +83,10 @@ func (c *assertions) get(ctx context.Context, audience string) (identity.Asserti
 	if err != nil || f == nil {
 		return have, err
 	}
-	select {
-	case <-f.done:
-		return f.assertion, f.err
-	case <-ctx.Done():
+	if !f.Wait(ctx) {
 		return identity.Assertion{}, fmt.Errorf("workload: waiting for a JWT-SVID for %q: %w", audience, ctx.Err())
 	}
+	return f.Result()
 }
 
 // look returns the assertion at hand, having begun to renew it if that is due,
@@ -101,7 +97,7 @@ func (c *assertions) look(audience string) (identity.Assertion, *flight, error) 
 	if c.closed {
 		return identity.Assertion{}, nil, errClosed
 	}
-	now := c.now()
+	now := clock.Now()
 	have, ok := c.cache.Get(audience)
 	switch {
 	case !ok || have.over(now):
@@ -117,7 +113,7 @@ func (c *assertions) look(audience string) (identity.Assertion, *flight, error) 
 func (c *assertions) board(audience string) *flight {
 	f, ok := c.flights[audience]
 	if !ok {
-		f = &flight{epoch: c.epoch, done: make(chan struct{})}
+		f = &flight{shared.NewCall[identity.Assertion](), c.epoch}
 		c.flights[audience] = f
 		c.runs.Go(func() { c.run(audience, f) })
 	}
@@ -125,26 +121,23 @@ func (c *assertions) board(audience string) *flight {
 }
 
 func (c *assertions) run(audience string, f *flight) {
-	defer close(f.done)
 	ctx, cancel := context.WithTimeout(c.life, fetchTimeout)
 	defer cancel()
-	a, start, err := c.fetchSafely(ctx, audience)
-	f.assertion, f.err = c.land(audience, f, a, start, err)
-	if f.err != nil && !errors.Is(f.err, errClosed) {
-		c.log.Warn("workload: no JWT-SVID from the agent", "audience", audience, "error", f.err)
-	}
-}
-
-// fetchSafely makes an error of a panic: a bug in there is not the end of all
-// who wait. What was panicked with may hold a token, so only its type is told.
-func (c *assertions) fetchSafely(ctx context.Context, audience string) (a identity.Assertion, start time.Time, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("workload: fetching a JWT-SVID panicked with a %T", p)
-			c.log.Error("workload: panic", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+	var start time.Time
+	f.Run(func() (a identity.Assertion, err error) {
+		a, start, err = c.fetch(ctx, audience)
+		return a, err
+	}, func(a identity.Assertion, err error) (identity.Assertion, error) {
+		if crash, ok := errors.AsType[*shared.Crash](err); ok {
+			// What was panicked with may hold a token, so only its type is logged.
+			c.log.Error("workload: panic", "type", crash.Panic, "stack", string(crash.Stack))
+			err = fmt.Errorf("workload: fetching a JWT-SVID %v", crash)
 		}
-	}()
-	return c.fetch(ctx, audience)
+		if a, err = c.land(audience, f, a, start, err); err != nil && !errors.Is(err, errClosed) {
+			c.log.Warn("workload: no JWT-SVID from the agent", "audience", audience, "error", err)
+		}
+		return a, err
+	})
 }
 
 // land ends a flight: it publishes what the agent gave, or puts off the next
@@ -159,7 +152,7 @@ func (c *assertions) land(audience string, f *flight, a identity.Assertion, star
 	if current {
 		delete(c.flights, audience)
 	}
-	now := c.now()
+	now := clock.Now()
 	life := newLifetime(now, start, a.Expiry)
 	if err == nil && life.over(now) {
 		err = fmt.Errorf("workload: the agent gave a JWT-SVID for %q that has expired", audience)
@@ -178,7 +171,7 @@ func (c *assertions) land(audience string, f *flight, a identity.Assertion, star
 
 // putOff keeps what is at hand, and keeps from asking for a better one for a
 // moment. It is called with mu held.
-func (c *assertions) putOff(audience string, now moment) {
+func (c *assertions) putOff(audience string, now clock.Instant) {
 	if have, ok := c.cache.Peek(audience); ok {
 		have.lifetime = have.notBefore(now)
 		c.cache.Add(audience, have)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/identity/workload"
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 // fakeAgent answers the cache's fetches. Its fields may be changed between
@@ -23,6 +25,7 @@ type fakeAgent struct {
 	delay time.Duration
 	err   error
 	panic any
+	exit  bool // ends its goroutine
 	same  bool // hand out the last one again
 	skew  time.Duration
 
@@ -40,6 +43,9 @@ func (f *fakeAgent) fetch(ctx context.Context, audience string) (identity.Assert
 	case <-time.After(f.delay):
 	case <-ctx.Done():
 		return identity.Assertion{}, time.Time{}, ctx.Err()
+	}
+	if f.exit {
+		runtime.Goexit()
 	}
 	if f.panic != nil {
 		panic(f.panic)
@@ -69,8 +75,9 @@ func (f *fakeAgent) count() int {
 // bubble runs f with a cache over agent, in a synctest bubble: time is logic.
 func bubble(t *testing.T, agent *fakeAgent, f func(t *testing.T, c *workload.Assertions)) {
 	t.Helper()
+	defer clock.Skew(func() (wall, mono time.Duration) { return agent.skew, 0 })()
 	synctest.Test(t, func(t *testing.T) {
-		c := workload.NewAssertions(agent.fetch, func() time.Duration { return agent.skew })
+		c := workload.NewAssertions(agent.fetch)
 		defer c.Close()
 		f(t, c)
 	})
@@ -168,6 +175,23 @@ func TestPanicIsAnErrorForAllWhoWait(t *testing.T) {
 		}
 		wg.Wait()
 		agent.panic = nil
+		wantToken(t, c, "token-2")
+	})
+}
+
+func TestGoexitIsAnErrorForAllWhoWait(t *testing.T) {
+	agent := &fakeAgent{delay: time.Second, exit: true}
+	bubble(t, agent, func(t *testing.T, c *workload.Assertions) {
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if a, err := c.Get(t.Context(), audience); err == nil || !a.Token.IsZero() {
+					t.Errorf("got %v, want an error", err)
+				}
+			})
+		}
+		wg.Wait()
+		agent.exit = false
 		wantToken(t, c, "token-2")
 	})
 }

@@ -13,15 +13,9 @@ import (
 // Assertions is the cache without an agent, for tests in a synctest bubble.
 type Assertions = assertions
 
-// NewAssertions returns a cache over fetch, with a wall clock that is off by
-// what skew returns.
-func NewAssertions(fetch func(context.Context, string) (identity.Assertion, time.Time, error), skew func() time.Duration) *Assertions {
-	c := newClock()
-	return newAssertions(fetch, func() moment {
-		m := c()
-		m.wall = m.wall.Add(skew())
-		return m
-	}, slog.New(slog.DiscardHandler))
+// NewAssertions returns a cache over fetch.
+func NewAssertions(fetch func(context.Context, string) (identity.Assertion, time.Time, error)) *Assertions {
+	return newAssertions(fetch, slog.New(slog.DiscardHandler))
 }
 
 func (c *assertions) Get(ctx context.Context, audience string) (identity.Assertion, error) {

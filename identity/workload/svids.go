@@ -13,6 +13,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/taskcred/taskcred/internal/clock"
 )
 
 // svids follows the stream of X.509-SVIDs: it pins the identity at the first
@@ -21,7 +23,6 @@ import (
 type svids struct {
 	life   context.Context // the source's
 	log    *slog.Logger
-	now    clock
 	gone   func()     // called when the agent gives SVIDs and ours is not among them
 	chosen chan error // receives nil once the identity is pinned, or why it cannot be
 
@@ -36,8 +37,8 @@ type svids struct {
 
 var _ workloadapi.X509ContextWatcher = (*svids)(nil)
 
-func newSVIDs(life context.Context, log *slog.Logger, now clock, c choice, gone func()) *svids {
-	return &svids{life: life, log: log, now: now, gone: gone, chosen: make(chan error, 1), choice: c}
+func newSVIDs(life context.Context, log *slog.Logger, c choice, gone func()) *svids {
+	return &svids{life: life, log: log, gone: gone, chosen: make(chan error, 1), choice: c}
 }
 
 // OnX509ContextUpdate takes what the agent pushed.
@@ -80,7 +81,7 @@ func (w *svids) take(list []*x509svid.SVID) (*x509svid.SVID, error) {
 		w.pinned = true
 		w.announce(nil)
 	}
-	now, leaf := w.now(), svid.Certificates[0]
+	now, leaf := clock.Now(), svid.Certificates[0]
 	usable := newLifetime(now, leaf.NotBefore, leaf.NotAfter)
 	if w.current == nil || w.usable.over(now) || !usable.over(now) {
 		w.current, w.usable = func() *x509svid.SVID { return svid }, usable
@@ -148,9 +149,9 @@ func (w *svids) get() (*x509svid.SVID, error) {
 	switch {
 	case w.current == nil:
 		return nil, fmt.Errorf("workload: no X.509-SVID: %w", w.last)
-	case w.usable.over(w.now()) && w.last != nil:
+	case w.usable.over(clock.Now()) && w.last != nil:
 		return nil, fmt.Errorf("workload: the X.509-SVID of %s has expired: %w", w.choice.id, w.last)
-	case w.usable.over(w.now()):
+	case w.usable.over(clock.Now()):
 		return nil, fmt.Errorf("workload: the X.509-SVID of %s has expired, and the agent gave no other", w.choice.id)
 	}
 	svid := *w.current() // a copy: the caller may do with it what it likes

@@ -151,9 +151,9 @@ func newSource(client *workloadapi.Client, o *Options) *Source {
 	s := &Source{client: func() *workloadapi.Client { return client }}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.closing = sync.OnceValue(s.close)
-	log, now := o.logger(), newClock()
-	s.assertions = newAssertions(s.fetch, now, log)
-	s.svids = newSVIDs(s.life, log, now, choice{o.ID, o.Hint}, s.assertions.purge)
+	log := o.logger()
+	s.assertions = newAssertions(s.fetch, log)
+	s.svids = newSVIDs(s.life, log, choice{o.ID, o.Hint}, s.assertions.purge)
 	s.bundles = newBundles(s.life, log, s.keysChanged)
 	return s
 }

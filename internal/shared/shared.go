@@ -35,12 +35,12 @@ func NewCall[T any]() *Call[T] { return &Call[T]{done: make(chan struct{})} }
 // finds what publish stored.
 func (c *Call[T]) Run(f func() (T, error), publish func(T, error) (T, error)) {
 	defer close(c.done)
-	c.err = &Crash{What: "publishing did not return"} // until it has
+	c.err = &Crash{} // until publish has returned
 	var value T
-	var err error = &Crash{What: "ended its goroutine"} // until f has returned
+	var err error = &Crash{} // until f has returned
 	defer func() {
 		if p := recover(); p != nil {
-			err = &Crash{What: fmt.Sprintf("panicked with a %T", p), Stack: debug.Stack()}
+			err = &Crash{Panic: fmt.Sprintf("%T", p), Stack: debug.Stack()}
 		}
 		c.value, c.err = publish(value, err)
 	}()
@@ -65,9 +65,14 @@ func (c *Call[T]) Result() (T, error) { return c.value, c.err }
 // Crash is the error of a call that did not return. A panic's value may hold a
 // secret; a Crash has its type only.
 type Crash struct {
-	What  string // "panicked with a string", for instance
-	Stack []byte // where it panicked; nil where it did not
+	Panic string // the type of the value; "" for runtime.Goexit
+	Stack []byte // where it panicked
 }
 
-// Error returns What.
-func (c *Crash) Error() string { return c.What }
+// Error says which of the two it was.
+func (c *Crash) Error() string {
+	if c.Panic == "" {
+		return "ended its goroutine"
+	}
+	return "panicked with a " + c.Panic
+}

@@ -90,11 +90,11 @@ func TestRun_WhatDoesNotReturnIsAnError(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fetch func() (int, error)
 		want  string
-		stack bool
+		panic string
 	}{
-		"a panic":     {func() (int, error) { panic(text) }, "panicked with a string", true},
-		"a nil panic": {func() (int, error) { panic(nil) }, "panicked with a *runtime.PanicNilError", true},
-		"Goexit":      {func() (int, error) { runtime.Goexit(); return 7, nil }, "ended its goroutine", false},
+		"a panic":     {func() (int, error) { panic(text) }, "panicked with a string", "string"},
+		"a nil panic": {func() (int, error) { panic(nil) }, "panicked with a *runtime.PanicNilError", "*runtime.PanicNilError"},
+		"Goexit":      {func() (int, error) { runtime.Goexit(); return 7, nil }, "ended its goroutine", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,8 +114,8 @@ func TestRun_WhatDoesNotReturnIsAnError(t *testing.T) {
 					t.Fatalf("got %d, %v; want a Crash", v, err)
 				case err.Error() != tc.want || strings.Contains(err.Error(), "canary"):
 					t.Errorf("got %q, want %q", err, tc.want)
-				case tc.stack != strings.Contains(string(crash.Stack), "shared_test.go"):
-					t.Errorf("the stack is %q", crash.Stack)
+				case crash.Panic != tc.panic || (tc.panic != "") != strings.Contains(string(crash.Stack), "shared_test.go"):
+					t.Errorf("a panic with %q, at %q", crash.Panic, crash.Stack)
 				}
 			})
 		})
