@@ -78,34 +78,34 @@ const (
 //
 // The states of a lease, and who moves it from one to the next:
 //
-//	from         to           by               when
-//	             pending      Ledger.open      the issuer is about to be asked
-//	pending      live         Ledger.settle    the token came and is what was asked for
-//	pending      revoking     Ledger.settle    the token came and was refused, or the task has ended
-//	pending      doomed       Ledger.revoke    End, Revoke, Block or Close before the token came
-//	pending      gone         Ledger.remove    no token came, or the issuer was not asked
-//	doomed       revoking     Ledger.settle    the token came
-//	doomed       gone         Ledger.remove    no token came
-//	live         revoking     Ledger.revoke    End, Revoke, Block, Close, a 401, or retired and unused
-//	live         gone         Ledger.unlist    its heir, with the same token, takes its place
-//	live         gone         Ledger.remove    a refused lease with the same token is revoked in its place
-//	live         gone         Ledger.expire    the token died by itself
-//	revoking     gone         Ledger.remove    the issuer revoked the token
-//	revoking     gone         Ledger.expire    the token died by itself
+//	from         to           by                  when
+//	-            pending      Ledger.open         the issuer is about to be asked
+//	pending      live         Ledger.settle       the token came and is what was asked for
+//	pending      revoking     Ledger.settle       the token came and was refused, or the task has ended
+//	pending      doomed       Ledger.revoke       End, Revoke, Block or Close before the token came
+//	pending      gone         Ledger.remove       no token came, or one that is not ours to revoke
+//	doomed       revoking     Ledger.settle       the token came
+//	doomed       gone         Ledger.remove       no token came, or one that is not ours to revoke
+//	live         revoking     Ledger.revoke       End, Revoke, Block, Close, a 401, or retired and unused
+//	live         gone         Ledger.unlist       its heir takes its place
+//	live         gone         Ledger.remove       a refused lease with the same token is revoked in its place
+//	live         gone         Ledger.expire       the token died by itself
+//	revoking     gone         Ledger.remove       the issuer revoked the token
+//	revoking     gone         Ledger.expire       the token died by itself
 //	revoking     unrevocable  Ledger.unrevocable  the issuer cannot revoke it, or the broker is closed
-//	unrevocable  gone         Ledger.expire    the token died by itself
+//	unrevocable  gone         Ledger.expire       the token died by itself
 //
 // Four marks stand beside the state. None is ever taken back.
 //
-//	mark         set by                  means
-//	dead         Ledger.settle, revoke   no new use: the token is being revoked, or is gone
-//	             and remove; core.reject
-//	retiredBit   lease.retire; acquire   no new use: it was superseded, evicted or good for one
-//	             of a once lease         call; it is revoked when its last call is over
-//	exportedBit  lease.markExported      code outside the library holds the token: its calls are
-//	                                     not counted, and it lives until its task ends
-//	heir         lease.inherit           a newer lease has the same token: the heir, and not this
-//	                                     lease, has the token revoked
+//	mark         set by                         means
+//	dead         Ledger.settle, Ledger.revoke,  no new use: the token is being revoked, or is gone
+//	             Ledger.remove, core.reject
+//	retiredBit   lease.retire; lease.acquire    no new use: superseded, evicted, or good for one call;
+//	             if good for one call           it is revoked when its last call is over
+//	exportedBit  lease.markExported             code outside the library holds the token: its calls are
+//	                                            not counted, and it lives until its task ends
+//	heir         lease.inherit                  a newer lease has the same token, and the heir has it
+//	                                            revoked in place of this lease
 //
 // What every call reads lies together and apart from the rest. A process holds
 // thousands of leases, and a call should not fetch memory that it does not read.
