@@ -37,8 +37,14 @@ func TestDocs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(dir, "/internal/") {
-			continue // nobody outside has a first use of it
+		for _, name := range undocumented(p) {
+			t.Errorf("%s: %s has no doc comment", dir, name)
+		}
+		if strings.Contains("/"+filepath.ToSlash(dir), "/internal/") { // no user imports it
+			if p.Doc == "" {
+				t.Errorf("%s has no package comment", dir)
+			}
+			continue
 		}
 		if !strings.Contains(p.Doc, "\n\t") {
 			t.Errorf("%s: the package comment shows no first use", dir)
@@ -49,9 +55,6 @@ func TestDocs(t *testing.T) {
 		}
 		if !runs {
 			t.Errorf("%s has no Example that runs", dir)
-		}
-		for _, name := range undocumented(p) {
-			t.Errorf("%s: %s has no doc comment", dir, name)
 		}
 	}
 }
