@@ -11,13 +11,13 @@ import (
 	"net/http/httptrace"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/internal/benchpeer"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
@@ -64,73 +64,40 @@ func TestCachedCredentialDoesNotAllocate(t *testing.T) {
 }
 
 // BenchmarkCached takes a cached credential out of 10,000, beside x/oauth2's
-// cache held in a map of as many keys.
+// cache in a map of as many keys. The bound is x-oauth2 at most 1.2 and no
+// allocation, as the median of ten runs:
+//
+//	go test -run '^$' -bench 'Cached$' -count 10 ./credential
 func BenchmarkCached(b *testing.B) {
-	b.Run("taskcred", func(b *testing.B) {
-		s := tool(b, "pay")
-		broker, contexts := warm(b, s)
-		b.ReportAllocs()
-		i := 0
-		for b.Loop() {
-			if _, err := broker.Credential(contexts[i%cachedKeys], s); err != nil {
-				b.Fatal(err)
-			}
-			i++
-		}
-	})
-	b.Run("oauth2", func(b *testing.B) {
-		keys, sources := sourceMap()
-		b.ReportAllocs()
-		i := 0
-		for b.Loop() {
-			v, _ := sources.Load(keys[i%cachedKeys])
-			if _, err := v.(oauth2.TokenSource).Token(); err != nil {
-				b.Fatal(err)
-			}
-			i++
-		}
-	})
+	hit, reuse := cached(b)
+	benchpeer.Run(b, hit, benchpeer.Peer{Name: "oauth2", Call: reuse})
 }
 
-// BenchmarkCachedParallel is BenchmarkCached on all cores.
+// BenchmarkCachedParallel is BenchmarkCached on all cores. It has no bound.
 func BenchmarkCachedParallel(b *testing.B) {
-	b.Run("taskcred", func(b *testing.B) {
-		s := tool(b, "pay")
-		broker, contexts := warm(b, s)
-		b.ReportAllocs()
-		var next atomic.Int64
-		b.ResetTimer()
-		b.RunParallel(func(pb *testing.PB) {
-			for i := int(next.Add(cachedKeys / 7)); pb.Next(); i++ {
-				if _, err := broker.Credential(contexts[i%cachedKeys], s); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	})
-	b.Run("oauth2", func(b *testing.B) {
-		keys, sources := sourceMap()
-		b.ReportAllocs()
-		var next atomic.Int64
-		b.ResetTimer()
-		b.RunParallel(func(pb *testing.PB) {
-			for i := int(next.Add(cachedKeys / 7)); pb.Next(); i++ {
-				v, _ := sources.Load(keys[i%cachedKeys])
-				if _, err := v.(oauth2.TokenSource).Token(); err != nil {
-					b.Error(err)
-				}
-			}
-		})
-	})
+	hit, reuse := cached(b)
+	benchpeer.RunParallel(b, hit, benchpeer.Peer{Name: "oauth2", Call: reuse})
 }
 
-func sourceMap() ([]string, *sync.Map) {
+// cached returns what takes a cached credential of ours and a token of x/oauth2.
+func cached(b *testing.B) (hit, reuse benchpeer.Call) {
+	s := tool(b, "pay")
+	broker, contexts := warm(b, s)
+	hit = func(i int) error {
+		_, err := broker.Credential(contexts[i%cachedKeys], s)
+		return err
+	}
 	keys, sources := make([]string, cachedKeys), &sync.Map{}
 	for i := range keys {
 		keys[i] = fmt.Sprint("task-", i)
 		sources.Store(keys[i], source())
 	}
-	return keys, sources
+	reuse = func(i int) error {
+		v, _ := sources.Load(keys[i%cachedKeys])
+		_, err := v.(oauth2.TokenSource).Token()
+		return err
+	}
+	return hit, reuse
 }
 
 // noop is a base transport that answers at once.
@@ -140,45 +107,83 @@ func (noop) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("x")), Request: r}, nil
 }
 
-// BenchmarkRoundTrip is what a transport adds to a request: where request and
-// task share a Done channel, with the task's cancellation merged, with the
-// caller's trace shielded besides, and x/oauth2's.
-func BenchmarkRoundTrip(b *testing.B) {
-	run := func(rt http.RoundTripper, ctx context.Context) func(*testing.B) {
-		return func(b *testing.B) {
-			r := request(b, ctx, "GET", "https://pay.test/v1/refunds/42")
-			for _, h := range []string{"Accept", "Content-Type", "User-Agent", "X-Request-Id"} {
-				r.Header.Set(h, "x")
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				resp, err := rt.RoundTrip(r)
-				if err != nil {
-					b.Fatal(err)
-				}
-				_ = resp.Body.Close()
-			}
-		}
+// usual are headers of a usual request.
+var usual = []string{"Accept", "Content-Type", "User-Agent", "X-Request-Id"}
+
+// trip returns a round trip that sends the same request with every call.
+func trip(tb testing.TB, rt http.RoundTripper, ctx context.Context, headers ...string) benchpeer.Call {
+	r := request(tb, ctx, "GET", "https://pay.test/v1/refunds/42")
+	for _, h := range headers {
+		r.Header.Set(h, "x")
 	}
-	s := tool(b, "pay")
-	broker := newBroker(b, &mint{ttl: 24 * time.Hour}, func(o *credential.BrokerOptions) {
-		o.Policy, o.Base = policy.Allow(s), noop{}
-	})
-	ctx, task := startTask(b, credential.TaskOptions{Timeout: 24 * time.Hour})
-	own, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	b.Run("taskcred/shared", run(broker.Transport(s, nil), ctx))
-	b.Run("taskcred/merged", run(broker.Transport(s, &credential.TransportOptions{Task: task}), own))
-	traced := httptrace.WithClientTrace(own, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) {}})
-	b.Run("taskcred/merged+traced", run(broker.Transport(s, &credential.TransportOptions{Task: task}), traced))
-	b.Run("oauth2", run(&oauth2.Transport{Source: source(), Base: noop{}}, own))
+	return func(int) error {
+		resp, err := rt.RoundTrip(r)
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	}
 }
 
-// BenchmarkRoundTripDPoP is a round trip with a proof, beside what it is made
-// of: the same with a bearer token, and a bare signature.
+// trips returns round trips of a transport whose base does nothing:
+//
+//   - shared: request and task share a Done channel, as in most programs;
+//   - merged: the request has its own Done channel, and the task ends it, too;
+//   - traced: merged, with a trace of the caller that sees no credential.
+func trips(tb testing.TB) (shared, merged, traced benchpeer.Call) {
+	s := tool(tb, "pay")
+	broker := newBroker(tb, &mint{ttl: 24 * time.Hour}, func(o *credential.BrokerOptions) {
+		o.Policy, o.Base = policy.Allow(s), noop{}
+	})
+	ctx, task := startTask(tb, credential.TaskOptions{Timeout: 24 * time.Hour})
+	own, cancel := context.WithCancel(context.Background())
+	tb.Cleanup(cancel)
+	trace := httptrace.WithClientTrace(own, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) {}})
+	bound := &credential.TransportOptions{Task: task}
+	return trip(tb, broker.Transport(s, nil), ctx, usual...), trip(tb, broker.Transport(s, bound), own, usual...), trip(tb, broker.Transport(s, bound), trace, usual...)
+}
+
+// A round trip makes no more allocations than these. Two of them are noop's.
+func TestRoundTripAllocations(t *testing.T) {
+	shared, merged, traced := trips(t)
+	for _, c := range []struct {
+		name string
+		call benchpeer.Call
+		most float64
+	}{{"shared", shared, 7}, {"merged", merged, 10}, {"traced", traced, 13}} {
+		if n := testing.AllocsPerRun(1000, func() {
+			if err := c.call(0); err != nil {
+				t.Error(err)
+			}
+		}); n > c.most {
+			t.Errorf("%s: %v allocations; want at most %v", c.name, n, c.most)
+		}
+	}
+}
+
+// BenchmarkRoundTrip is what a transport adds to a request, beside x/oauth2's.
+// The bound is x-oauth2 of shared at most 1.05 and 7 allocations, as the median
+// of ten runs:
+//
+//	go test -run '^$' -bench 'RoundTrip$' -count 10 ./credential
+func BenchmarkRoundTrip(b *testing.B) {
+	shared, merged, traced := trips(b)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	peer := benchpeer.Peer{Name: "oauth2", Call: trip(b, &oauth2.Transport{Source: source(), Base: noop{}}, ctx, usual...)}
+	b.Run("shared", func(b *testing.B) { benchpeer.Run(b, shared, peer) })
+	b.Run("merged", func(b *testing.B) { benchpeer.Run(b, merged, peer) })
+	b.Run("traced", func(b *testing.B) { benchpeer.Run(b, traced, peer) })
+}
+
+// BenchmarkRoundTripDPoP is a round trip with a proof, beside its parts: a bare
+// signature and a round trip with a bearer token. The bound is x-parts of serial
+// at most 1.25, as the median of ten runs:
+//
+//	go test -run '^$' -bench 'RoundTripDPoP' -count 10 ./credential
 func BenchmarkRoundTripDPoP(b *testing.B) {
 	s := tool(b, "pay")
-	roundTrip := func(bound bool) func() error {
+	roundTrip := func(bound bool) benchpeer.Call {
 		m := &mint{ttl: 24 * time.Hour}
 		if bound {
 			m.answer = func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
@@ -193,45 +198,19 @@ func BenchmarkRoundTripDPoP(b *testing.B) {
 			}
 		})
 		ctx, _ := startTask(b, credential.TaskOptions{Timeout: 24 * time.Hour})
-		rt, r := broker.Transport(s, nil), request(b, ctx, "GET", "https://pay.test/v1/refunds/42")
-		return func() error {
-			resp, err := rt.RoundTrip(r)
-			if err == nil {
-				err = resp.Body.Close()
-			}
-			return err
-		}
+		return trip(b, broker.Transport(s, nil), ctx)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}
-	digest := make([]byte, 32)
-	signature := func() error {
-		_, err := ecdsa.SignASN1(cryptorand.Reader, key, digest)
-		return err
-	}
-	for _, c := range []struct {
-		name string
-		f    func() error
-	}{{"bearer", roundTrip(false)}, {"signature", signature}, {"taskcred", roundTrip(true)}} {
-		b.Run(c.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := c.f(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-		b.Run(c.name+"/parallel", func(b *testing.B) {
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					if err := c.f(); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		})
-	}
+	digest, bearer, dpop := make([]byte, 32), roundTrip(false), roundTrip(true)
+	parts := benchpeer.Peer{Name: "parts", Call: func(i int) error {
+		if _, err := ecdsa.SignASN1(cryptorand.Reader, key, digest); err != nil {
+			return err
+		}
+		return bearer(i)
+	}}
+	b.Run("serial", func(b *testing.B) { benchpeer.Run(b, dpop, parts) })
+	b.Run("parallel", func(b *testing.B) { benchpeer.RunParallel(b, dpop, parts) })
 }

@@ -1,6 +1,8 @@
 // Package credentialtest is for tests of code that uses taskcred, as
 // [net/http/httptest] is for code that uses HTTP. It has
 //
+//   - [Issuer], an issuer in memory for a first test. It issues a token for every
+//     request and knows what became of each;
 //   - [Server], an authorization server that enforces what it promises: who
 //     may ask, for what, on whose behalf, for how long. Its ledger tells what
 //     became of every token;
@@ -21,6 +23,28 @@
 // question, and anyone who holds a *Server reads every token.
 //
 // # First use
+//
+// A test of agent code needs no server and no socket. Here refund is the tool's
+// scope and refundOrder is the code under test:
+//
+//	issuer, tool := new(credentialtest.Issuer[scope.Tool]), new(credentialtest.Network)
+//	err := tool.Handle("https://pay.example.com", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+//		if token, active := issuer.Find(r); !active || token.Scope != "refunds:create" {
+//			t.Errorf("%s %s: permissions %q, active %t", r.Method, r.URL, token.Scope, active)
+//		}
+//	}))
+//	broker, err := credential.NewBroker(issuer, &credential.BrokerOptions{Policy: policy.Allow(refund), Base: tool})
+//	ctx, task, err := credential.StartTask(t.Context(), credential.TaskOptions{Purpose: "refund order 42"})
+//	err = refundOrder(ctx, broker.Client(refund), "42")
+//	err = task.End(ctx)
+//	if left := issuer.Active(); len(left) > 0 {
+//		t.Errorf("%d tokens outlived the task", len(left))
+//	}
+//
+// [Issuer.Fail] and [Issuer.Hold] make the issuer fail or wait; [Issuer].Answer
+// changes what it answers.
+//
+// # With an authorization server
 //
 // In a test of an agent whose trust domain is td, an identitytest.TrustDomain:
 //

@@ -15,10 +15,10 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// Token is a token in the ledger of a [Server], with everything the server
-// knows of it.
+// Token is a token of a [Server] or of an [Issuer], with everything that is
+// known of it. An Issuer leaves Client and Actor empty.
 type Token struct {
-	ID       string      // the jti
+	ID       string      // the jti; "1", "2" and so on at an Issuer
 	Text     secret.Text // as the client received it
 	Client   string      // the ID of the client that received it
 	Subject  string      // the user, or the client when it acts for itself
@@ -30,12 +30,14 @@ type Token struct {
 	JKT      string      // the thumbprint of the DPoP key it is bound to (RFC 9449 section 6.1), "" for none
 	X5T      string      // that of the certificate it is bound to (RFC 8705 section 3.1), "" for none
 	Issued   time.Time
-	Expires  time.Time
+	Expires  time.Time // zero means that the answer had no lifetime
 	Revoked  time.Time // zero means never
 }
 
 // Active reports whether the token, at time now, is neither revoked nor expired.
-func (t Token) Active(now time.Time) bool { return t.Revoked.IsZero() && now.Before(t.Expires) }
+func (t Token) Active(now time.Time) bool {
+	return t.Revoked.IsZero() && (t.Expires.IsZero() || now.Before(t.Expires))
+}
 
 // ledger has every token by the hash of its text, so that no way of printing a
 // Server shows one.
