@@ -67,8 +67,10 @@ func (i *Issuer[S]) Issue(ctx context.Context, r credential.TokenRequest[S]) (cr
 	if err := cmp.Or(ctx.Err(), failure); err != nil {
 		return credential.TokenResponse{}, err
 	}
-	resp, jkt := i.usual(r)
-	var err error
+	resp, jkt, err := i.usual(r)
+	if err != nil {
+		return credential.TokenResponse{}, err
+	}
 	if i.Answer != nil {
 		resp, err = i.Answer(ctx, r, resp)
 	}
@@ -95,7 +97,7 @@ func (i *Issuer[S]) receive(r credential.TokenRequest[S]) (held <-chan struct{},
 
 // usual returns the answer to r before [Issuer.Answer] changes it, and the
 // thumbprint of the key that the token is bound to.
-func (i *Issuer[S]) usual(r credential.TokenRequest[S]) (resp credential.TokenResponse, jkt string) {
+func (i *Issuer[S]) usual(r credential.TokenRequest[S]) (resp credential.TokenResponse, jkt string, err error) {
 	resp = credential.TokenResponse{
 		AccessToken: secret.New(rand.Text()), TokenType: "Bearer", IssuedTokenType: identity.AccessToken,
 		Details: r.Scope.Any().Details(),
@@ -104,9 +106,13 @@ func (i *Issuer[S]) usual(r credential.TokenRequest[S]) (resp credential.TokenRe
 		resp.ExpiresIn = new(ttl)
 	}
 	if r.Key != nil {
-		resp.TokenType, jkt = schemeDPoP, r.Key.Thumbprint()
+		key, err := r.Key(nil)
+		if err != nil {
+			return credential.TokenResponse{}, "", err
+		}
+		resp.TokenType, jkt = schemeDPoP, key.Thumbprint()
 	}
-	return resp, jkt
+	return resp, jkt, nil
 }
 
 // keep records the token of an answer, once: a token that was issued before
