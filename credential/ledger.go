@@ -163,7 +163,7 @@ func (l *Ledger) claim(ctx context.Context, t *Task) *Error {
 		select {
 		case <-x.tried:
 		case <-ctx.Done():
-			return err
+			return t.claim(l) // if the task has ended, that is the error
 		}
 	}
 }
