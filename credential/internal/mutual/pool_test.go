@@ -217,6 +217,7 @@ func TestPool_ClosesConnectionsOfAReplacedCertificate(t *testing.T) {
 			if n := open.Load(); n != 2 {
 				t.Errorf("%d connections while one request is under way, want 2", n)
 			}
+			time.Sleep(mutual.DrainAgain + 100*time.Millisecond) // the request outlives the drain at the replacement
 			close(hold)
 			if serial := <-slow; serial != "2" {
 				t.Errorf("certificate %s was shown, want 2", serial)

@@ -87,7 +87,7 @@ func TestShield_TraceWithoutHeaders(t *testing.T) {
 }
 
 func TestDetach(t *testing.T) {
-	life, end := context.WithTimeout(context.WithValue(t.Context(), userKey{}, "nobody"), time.Hour)
+	life, end := context.WithTimeout(context.WithValue(t.Context(), userKey{}, "bob"), time.Hour)
 	defer end()
 	values, cancel := context.WithCancel(context.WithValue(t.Context(), userKey{}, "alice"))
 	values = httptrace.WithClientTrace(values, &httptrace.ClientTrace{GetConn: func(string) { t.Error("the trace saw a connection") }})
