@@ -1,5 +1,5 @@
-// Command mutants breaks one defence at a time and shows that exactly the tests
-// that are named for it fail. A test that no broken defence fails is no test.
+// Command mutants weakens one check at a time and shows that the tests named
+// for it fail. A test that fails for no weakened check proves nothing.
 //
 // The tree is not touched: each mutant is an overlay of one file.
 package main
@@ -13,80 +13,91 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 )
 
-const usage = `usage: go run ./.ci/mutants [WORD]
+const usage = `usage: go run ./.ci/mutants [flags] [WORD]
 
-Runs at the root of the repository. First the tests that the list names run
-unbroken, and must pass. Then each mutant of the list, or each that has WORD in
-its description, its file or its tests, is compiled and its tests run. It is
-noticed when each of the tests named for it fails, and no other: not those
-beside them, and not the whole by a timeout or a panic.
+Runs at the root of the repository. First the tests that the list names run on
+the unchanged code, and must pass. Then each mutant of the list, or each that has
+WORD in its description, its function or its tests, is compiled and its tests
+run. It is noticed when each of the tests named for it fails. Other tests may
+fail, too.
 
-Fails when one is not noticed, and when there is none to try.
+Fails when a mutant is not noticed, and when there is none to try.
+
 `
 
-var mutants = slices.Concat(general, bindings)
+var mutants = slices.Concat(scopes, identities, exchanges, proofs)
 
 func main() {
-	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), usage) }
+	times := flag.Int("times", 1, "run the tests of each mutant `N` times; every run must notice it")
+	parallel := flag.Int("p", runtime.NumCPU(), "try `N` mutants at a time")
+	busy := flag.Int("busy", 0, "keep `N` processors busy meanwhile")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	if flag.NArg() > 1 {
+	if flag.NArg() > 1 || *times < 1 || *parallel < 1 || *busy < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if !run(flag.Arg(0)) {
+	runtime.GOMAXPROCS(runtime.NumCPU() + *busy)
+	for range *busy {
+		go func() {
+			for {
+			}
+		}()
+	}
+	if !run(flag.Arg(0), *times, *parallel) {
 		os.Exit(1)
 	}
 }
 
 // run tries the mutants that word chooses, and reports whether there are any and
 // all of them are noticed.
-func run(word string) bool {
+func run(word string, times, parallel int) bool {
 	chosen := slices.DeleteFunc(slices.Clone(mutants), func(m mutant) bool { return !m.matches(word) })
 	if len(chosen) == 0 {
-		fmt.Fprintf(os.Stderr, "no mutant has %q in its description, its file or its tests\n", word)
+		fmt.Fprintf(os.Stderr, "no mutant has %q in its description, its function or its tests\n", word)
 		return false
 	}
-	unbroken := testUnbroken(chosen)
-	missed := 0
-	for i, err := range each(len(chosen), func(i int) error { return chosen[i].try(unbroken[chosen[i].dir()]) }) {
-		m := chosen[i]
-		verdict := "ok  "
-		if err != nil {
-			verdict = "FAIL"
+	began, missed := time.Now(), 0
+	unbroken := testUnbroken(chosen, times, parallel)
+	for i, v := range each(len(chosen), parallel, func(i int) verdict { return chosen[i].try(unbroken[chosen[i].tests()], times) }) {
+		m, word := chosen[i], "ok  "
+		if v.err != nil {
+			word = "FAIL"
 			missed++
 		}
-		fmt.Printf("%s %-52s %s %s\n", verdict, m.defence, m.dir(), m.fails)
-		if err != nil {
-			fmt.Printf("\t%s\n", strings.ReplaceAll(err.Error(), "\n", "\n\t"))
+		fmt.Printf("%s %5.1fs %-56s %s %s\n", word, v.took.Seconds(), m.weakened, m.tests(), m.fails)
+		if v.err != nil {
+			fmt.Printf("\t%s\n", strings.ReplaceAll(v.err.Error(), "\n", "\n\t"))
 		}
 	}
-	fmt.Printf("%d mutants, %d not noticed\n", len(chosen), missed)
+	fmt.Printf("%d mutants, %d not noticed, %.0f seconds\n", len(chosen), missed, time.Since(began).Seconds())
 	return missed == 0
 }
 
-// testUnbroken runs the tests that the mutants name, and returns the outcome
-// for each directory. One that says nothing has no test that passed.
-func testUnbroken(all []mutant) map[string]outcome {
-	named := map[string]tests{}
+// testUnbroken runs the tests that the mutants name on the unchanged code, and
+// returns the outcomes for each directory.
+func testUnbroken(all []mutant, times, parallel int) map[string]outcomes {
+	named := map[string]names{}
 	for _, m := range all {
-		named[m.dir()] = append(named[m.dir()], m.fails...)
+		named[m.tests()] = append(named[m.tests()], m.fails...)
 	}
 	dirs := slices.Sorted(maps.Keys(named))
-	outcomes := map[string]outcome{}
-	for i, o := range each(len(dirs), func(i int) outcome {
-		o, _ := goTest(dirs[i], named[dirs[i]].tops(), "")
-		return o
-	}) {
-		outcomes[dirs[i]] = o
+	by := map[string]outcomes{}
+	for i, o := range each(len(dirs), parallel, func(i int) outcomes { return goTest(dirs[i], named[dirs[i]].tops(), "", times) }) {
+		by[dirs[i]] = o
 	}
-	return outcomes
+	return by
 }
 
-// each calls do for every number below n, as many at a time as there are
-// processors, and yields the results in order.
-func each[T any](n int, do func(int) T) iter.Seq2[int, T] {
+// each calls do for every number below n, parallel calls at a time, and yields
+// the results in order.
+func each[T any](n, parallel int, do func(int) T) iter.Seq2[int, T] {
 	return func(yield func(int, T) bool) {
 		results, next := make([]chan T, n), make(chan int, n)
 		for i := range n {
@@ -94,7 +105,7 @@ func each[T any](n int, do func(int) T) iter.Seq2[int, T] {
 			next <- i
 		}
 		close(next)
-		for range runtime.NumCPU() {
+		for range parallel {
 			go func() {
 				for i := range next {
 					results[i] <- do(i)

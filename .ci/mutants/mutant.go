@@ -7,27 +7,29 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
-// mutant is one defence, how it is broken, and the tests that must notice.
+// mutant is one weakened check and the tests that must notice it.
 type mutant struct {
-	defence  string
-	file     string // below the repository
-	old, new string // old stands exactly once in file
-	fails    tests  // each of these, and nothing else
-	in       string // the directory of the tests, where it is not that of file
+	weakened string // what is weaker: "a path prefix ends anywhere"
+	dir      string // of the package
+	in       string // the function, method, type, variable or constant: "(*T).name", "T.name" or "name"
+	old, new string // old is a pattern that matches once in there; see pattern
+	fails    names  // each of these tests must fail
+	by       string // the directory of the tests, where it is not dir
 }
 
-// tests are names of tests, each with the path of a subtest where it has some,
+// names are names of tests, each with the path of a subtest where it has one,
 // such as "TestAnswers/scope wider".
-type tests []string
+type names []string
 
-func (t tests) String() string { return strings.Join(t, ", ") }
+func (n names) String() string { return strings.Join(n, ", ") }
 
-// tops returns the top-level tests among which t lie.
-func (t tests) tops() tests {
-	var tops tests
-	for _, name := range t {
+// tops returns the top-level tests among which n lie.
+func (n names) tops() names {
+	var tops names
+	for _, name := range n {
 		top, _, _ := strings.Cut(name, "/")
 		tops = append(tops, top)
 	}
@@ -35,57 +37,63 @@ func (t tests) tops() tests {
 	return slices.Compact(tops)
 }
 
-// dir returns the directory of the tests.
-func (m mutant) dir() string {
-	if m.in != "" {
-		return m.in
+// tests returns the directory of the tests.
+func (m mutant) tests() string {
+	if m.by != "" {
+		return m.by
 	}
-	return filepath.Dir(m.file)
+	return m.dir
 }
 
-// matches reports whether word stands in what is printed of m, or its file.
+// matches reports whether word stands in what is printed of m, or in its
+// directory or function.
 func (m mutant) matches(word string) bool {
-	return slices.ContainsFunc([]string{m.defence, m.file, m.dir(), m.fails.String()}, func(s string) bool { return strings.Contains(s, word) })
+	return slices.ContainsFunc([]string{m.weakened, m.dir, m.in, m.tests(), m.fails.String()}, func(s string) bool { return strings.Contains(s, word) })
 }
 
-// try returns nil when the mutant is noticed, otherwise an error that says why
-// not. unbroken is the outcome of its tests without it.
-func (m mutant) try(unbroken outcome) error {
+// verdict says whether a mutant is noticed: err is why not, or nil.
+type verdict struct {
+	err  error
+	took time.Duration
+}
+
+// try runs the tests of a mutant. unbroken are the outcomes of its tests
+// without it.
+func (m mutant) try(unbroken outcomes, times int) verdict {
+	began := time.Now()
+	err := m.notNoticed(unbroken, times)
+	return verdict{err, time.Since(began)}
+}
+
+func (m mutant) notNoticed(unbroken outcomes, times int) error {
 	if err := unbroken.allPassed(m.fails); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "mutant")
+	temp, err := os.MkdirTemp("", "mutant")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	overlay, err := m.overlay(dir)
+	defer os.RemoveAll(temp)
+	overlay, err := m.overlay(temp)
 	if err != nil {
 		return err
 	}
-	broken, err := goTest(m.dir(), m.fails.tops(), overlay)
-	if err != nil {
-		return err
-	}
-	return broken.exactlyFailed(m.fails)
+	return goTest(m.tests(), m.fails.tops(), overlay, times).allFailed(m.fails)
 }
 
-// overlay writes to dir the broken file and what "go help build" calls an
-// overlay, and returns the path of that. There the test files that nobody needs
-// are not there either.
-func (m mutant) overlay(dir string) (string, error) {
-	source, err := os.ReadFile(m.file)
+// overlay writes to temp the weakened file and what "go help build" calls an
+// overlay, and returns the path of that. The overlay also leaves out the test
+// files that the named tests do not need.
+func (m mutant) overlay(temp string) (string, error) {
+	file, source, err := m.source()
 	if err != nil {
 		return "", err
 	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return "", fmt.Errorf("%q stands %d times in %s; bring the mutant up to date", m.old, n, m.file)
-	}
-	broken := filepath.Join(dir, "broken.go")
-	if err := os.WriteFile(broken, []byte(strings.Replace(string(source), m.old, m.new, 1)), 0o600); err != nil {
+	weak := filepath.Join(temp, "weak.go")
+	if err := os.WriteFile(weak, source, 0o600); err != nil {
 		return "", err
 	}
-	gone, err := surplus(m.dir(), m.fails.tops())
+	gone, err := surplus(m.tests(), m.fails.tops())
 	if err != nil {
 		return "", err
 	}
@@ -93,7 +101,7 @@ func (m mutant) overlay(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	replace := map[string]string{filepath.Join(root, m.file): broken}
+	replace := map[string]string{filepath.Join(root, file): weak}
 	for _, file := range gone {
 		replace[filepath.Join(root, file)] = ""
 	}
@@ -101,6 +109,19 @@ func (m mutant) overlay(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	overlay := filepath.Join(dir, "overlay.json")
+	overlay := filepath.Join(temp, "overlay.json")
 	return overlay, os.WriteFile(overlay, list, 0o600)
+}
+
+// source returns the file that declares m.in and its weakened text.
+func (m mutant) source() (file string, text []byte, err error) {
+	d, err := find(m.dir, m.in)
+	if err != nil {
+		return "", nil, err
+	}
+	weak, err := replace(d.text[d.from:d.to], m.old, m.new)
+	if err != nil {
+		return "", nil, fmt.Errorf("%s, %s: %w", d.file, m.in, err)
+	}
+	return d.file, []byte(d.text[:d.from] + weak + d.text[d.to:]), nil
 }

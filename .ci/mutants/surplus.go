@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// surplus returns the test files in dir that the tests named do without. To
-// compile them all is most of the work of a run. One that is left out by mistake
-// makes the run fail to compile, and that is told.
-func surplus(dir string, tops tests) ([]string, error) {
+// surplus returns the test files in dir that the tests named do not need.
+// Compiling them all is most of the work of a run. A file that is left out by
+// mistake shows as a compile error.
+func surplus(dir string, tops names) ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func surplus(dir string, tops tests) ([]string, error) {
 	// Which names of one file stand for something of another: what is imported
 	// need not be known for that.
 	info := types.Info{Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{}}
-	_, _ = (&types.Config{Importer: nobody{}, Error: func(error) {}}).Check(dir, fset, files, &info)
+	_, _ = (&types.Config{Importer: noPackages{}, Error: func(error) {}}).Check(dir, fset, files, &info)
 	file := func(pos token.Pos) string { return fset.Position(pos).Filename }
 	uses := map[string]map[string]bool{} // by file
 	for id, what := range info.Uses {
@@ -67,7 +67,7 @@ func surplus(dir string, tops tests) ([]string, error) {
 	return out, nil
 }
 
-// nobody knows no package.
-type nobody struct{}
+// noPackages is an importer that finds no package.
+type noPackages struct{}
 
-func (nobody) Import(string) (*types.Package, error) { return nil, errors.New("not known") }
+func (noPackages) Import(string) (*types.Package, error) { return nil, errors.New("not known") }

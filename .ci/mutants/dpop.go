@@ -1,0 +1,96 @@
+package main
+
+// proofs weakens package dpop: proofs of possession.
+var proofs = []mutant{
+	{
+		weakened: "a request with a token for one use is repeated",
+		dir:      "credential/dpop", in: "Binder.Do",
+		old:   `$b.Once || !$died`,
+		new:   `!$died`,
+		fails: names{"TestOnce"},
+	},
+	{
+		weakened: "a server may ask for a nonce once more",
+		dir:      "credential/dpop", in: "Binder.Do",
+		old:   `$asked == maxAsked`,
+		new:   `$asked > maxAsked`,
+		fails: names{"TestDoNonce/for ever", "TestDoNonce/back and forth"},
+	},
+	{
+		weakened: "what went into a new connection is repeated",
+		dir:      "credential/dpop", in: "(*tracker).died",
+		old:   `$t.reused.Load() && !$t.answered.Load()`,
+		new:   `!$t.answered.Load()`,
+		fails: names{"TestRepeats"},
+	},
+	{
+		weakened: "another proof goes out in another spelling",
+		dir:      "credential/dpop", in: "header",
+		old:   `strings.EqualFold($k, "Dpop")`,
+		new:   `$k == "Dpop"`,
+		fails: names{"TestDoHeader"},
+	},
+	{
+		weakened: "net/http sends a proof twice with a body",
+		dir:      "credential/dpop", in: "onlyOnce",
+		old:   `$req.GetBody = nil`,
+		new:   ``,
+		fails: names{"TestNoProofTwice/GET with a body"},
+	},
+	{
+		weakened: "a tool asks for a nonce in a body",
+		dir:      "credential/dpop", in: "asksForNonce",
+		old:   `&& $token == ""`,
+		new:   ``,
+		fails: names{"TestDoNonce/in the body, to a tool"},
+	},
+	{
+		weakened: "the first of two nonces is taken",
+		dir:      "credential/dpop", in: "nonceIn",
+		old:   `len($values) == 1`,
+		new:   `len($values) > 0`,
+		fails: names{"TestLearn"},
+	},
+	{
+		weakened: "a nonce may hold a control character",
+		dir:      "credential/dpop", in: "isNonce",
+		old:   `$c > '~'`,
+		new:   `$c > '\x7f'`,
+		fails: names{"TestLearn"},
+	},
+	{
+		weakened: "servers at two ports share a nonce",
+		dir:      "credential/dpop", in: "origin",
+		old:   `return $scheme + "://" + $host + ":" + $port, nil`,
+		new:   `return $scheme + "://" + $host, nil`,
+		fails: names{"TestNoncesOfOrigins"},
+	},
+	{
+		weakened: "port 443 is left out whatever the scheme",
+		dir:      "credential/dpop", in: "origin",
+		old:   `$scheme == "https" && $port == "443"`,
+		new:   `$port == "443"`,
+		fails: names{"TestTarget"},
+	},
+	{
+		weakened: "a proof names the path unescaped",
+		dir:      "credential/dpop", in: "target",
+		old:   `$u.EscapedPath()`,
+		new:   `$u.Path`,
+		fails: names{"TestTarget"},
+	},
+	{
+		weakened: "one algorithm signs another's hash",
+		dir:      "credential/dpop", in: "digest",
+		old:   `sha512.Sum512($b)`,
+		new:   `sha512.Sum384($b)`,
+		fails: names{"TestProof/ES512"},
+	},
+	{
+		weakened: "a transport's origin is compared as a prefix",
+		dir:      "credential/dpop", in: "(*Transport).admit",
+		old:   `$at != $pinned`,
+		new:   `!strings.HasPrefix($at, $pinned)`,
+		fails: names{"TestTransportOrigin"},
+	},
+}
