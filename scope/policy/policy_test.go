@@ -3,6 +3,7 @@ package policy_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,7 @@ func TestWithin(t *testing.T) {
 		"negative":  {-1, slow, errAny},
 		"nil":       {time.Second, nil, errAny},
 		"panic":     {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { panic("x") }), errAny},
+		"Goexit":    {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { runtime.Goexit(); return yes, nil }), errAny},
 		"its error": {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { return yes, errOwn }), errOwn},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -99,17 +101,23 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// Where the answer and the end of the budget come together, it is no answer.
+// An answer that comes together with the end of the budget is no answer. The
+// select may look at either first: this context has ended and shows it in Err
+// alone, so that the select sees the answer.
 func TestWithinJustTooLate(t *testing.T) {
-	late := policy.Within(time.Nanosecond, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
-		<-ctx.Done()
-		return policy.Decision{Allow: true}, nil
-	}))
-	for i := range 20_000 { // which of the two is looked at first is chance
-		if d, err := late.Decide(t.Context(), policy.Request{}); err == nil || d.Allow {
-			t.Fatalf("%+v, %v, at the attempt %d", d, err, i)
-		}
+	yes := policy.Decision{Allow: true}
+	if d, err := policy.Await(t.Context(), yes, nil); err != nil || !d.Allow {
+		t.Errorf("in time: %+v, %v", d, err)
+	}
+	if d, err := policy.Await(endedContext{t.Context()}, yes, nil); !errors.Is(err, context.DeadlineExceeded) || d.Allow {
+		t.Errorf("too late: %+v, %v", d, err)
 	}
 }
+
+// endedContext has ended, and does not wake those who wait for it.
+type endedContext struct{ context.Context }
+
+func (endedContext) Err() error            { return context.DeadlineExceeded }
+func (endedContext) Done() <-chan struct{} { return nil }
 
 var errAny, errOwn = errors.New("any"), errors.New("own")
