@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,38 @@ func TestWithin(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A budget that is not positive, or no decider, is an error that says so, and
+// the decider is not asked.
+func TestWithin_AsksNoOneWithoutABudget(t *testing.T) {
+	asked := 0
+	yes := policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+		asked++
+		return policy.Decision{Allow: true}, nil
+	})
+	for _, d := range []policy.Decider{policy.Within(0, yes), policy.Within(-1, yes), policy.Within(time.Second, nil)} {
+		if _, err := d.Decide(t.Context(), policy.Request{}); err == nil || !strings.Contains(err.Error(), "needs a positive budget and a decider") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if asked != 0 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+// The context of a decider ends with its answer.
+func TestWithin_EndsTheContextOfTheDecider(t *testing.T) {
+	var seen context.Context
+	d := policy.Within(time.Hour, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+		if seen = ctx; ctx.Err() != nil {
+			t.Error("it ended before the answer")
+		}
+		return policy.Decision{Allow: true}, nil
+	}))
+	if _, err := d.Decide(t.Context(), policy.Request{}); err != nil || seen.Err() == nil {
+		t.Errorf("%v; the context goes on", err)
 	}
 }
 
