@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
@@ -171,39 +172,44 @@ func TestManyLeases(t *testing.T) {
 // In a full cache, too, a greedy task pushes out its own credentials and nobody
 // else's.
 func TestGreedyTaskInAFullCache(t *testing.T) {
-	m := &mint{ttl: time.Hour}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 100 })
-	s := tool(t, "pay")
-	var modest []context.Context
-	for range 70 {
-		ctx, _ := startTask(t, credential.TaskOptions{})
-		modest = append(modest, ctx)
-	}
-	use := func() {
-		for _, ctx := range modest {
-			if _, err := b.Credential(ctx, s); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Hour}
+		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 100 })
+		s := tool(t, "pay")
+		var modest []context.Context
+		for range 70 {
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			modest = append(modest, ctx)
+		}
+		use := func() {
+			for _, ctx := range modest {
+				if _, err := b.Credential(ctx, s); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-	}
-	use()
-	greedy, _ := startTask(t, credential.TaskOptions{})
-	step := must(credential.StartTask(greedy, credential.TaskOptions{}))
-	for i := range 1000 {
-		if i == 500 { // and another step does not help
-			greedy = step
+		use()
+		greedy, _ := startTask(t, credential.TaskOptions{})
+		step := must(credential.StartTask(greedy, credential.TaskOptions{}))
+		for i := range 1000 {
+			if i == 500 { // and another step does not help
+				greedy = step
+			}
+			resp, err := b.Client(tool(t, fmt.Sprint("s", i))).Do(request(t, greedy, "GET", fmt.Sprintf("https://s%d.test/v1", i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
 		}
-		resp, err := b.Client(tool(t, fmt.Sprint("s", i))).Do(request(t, greedy, "GET", fmt.Sprintf("https://s%d.test/v1", i)))
-		if err != nil {
-			t.Fatal(err)
+		use()
+		if n := m.issues(); n != 1000+len(modest) {
+			t.Errorf("%d exchanges: %d credentials of others were pushed out", n, n-1000-len(modest))
 		}
-		resp.Body.Close()
-	}
-	use()
-	if n := m.issues(); n != 1000+len(modest) {
-		t.Errorf("%d exchanges: %d credentials of others were pushed out", n, n-1000-len(modest))
-	}
-	eventually(t, "what was pushed out is revoked", func() bool { return len(m.alive()) == 100 })
+		synctest.Wait()
+		if n := len(m.alive()); n != 100 {
+			t.Errorf("%d alive: what was pushed out is not revoked", n)
+		}
+	})
 }
 
 // In a cache that is much too small every caller still gets what was minted for

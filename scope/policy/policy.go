@@ -138,10 +138,6 @@ func Within(budget time.Duration, d Decider) Decider {
 		}
 		ctx, cancel := context.WithTimeout(ctx, budget)
 		defer cancel()
-		type answer struct {
-			d   Decision
-			err error
-		}
 		c := make(chan answer, 1)
 		go func() {
 			a := answer{err: errors.New("policy: the decider did not return")} // panic or runtime.Goexit
@@ -153,13 +149,24 @@ func Within(budget time.Duration, d Decider) Decider {
 			}()
 			a.d, a.err = d.Decide(ctx, r)
 		}()
-		select {
-		case a := <-c:
-			if ctx.Err() == nil { // both may be ready, and select takes any
-				return a.d, a.err
-			}
-		case <-ctx.Done():
-		}
-		return Decision{}, fmt.Errorf("policy: no decision: %w", ctx.Err())
+		return await(ctx, c)
 	})
+}
+
+// answer is what a decider returned.
+type answer struct {
+	d   Decision
+	err error
+}
+
+// await returns what comes from c, unless ctx has ended by then.
+func await(ctx context.Context, c <-chan answer) (Decision, error) {
+	select {
+	case a := <-c:
+		if ctx.Err() == nil { // both may be ready, and select takes any
+			return a.d, a.err
+		}
+	case <-ctx.Done():
+	}
+	return Decision{}, fmt.Errorf("policy: no decision: %w", ctx.Err())
 }

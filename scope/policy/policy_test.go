@@ -3,6 +3,8 @@ package policy_test
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +81,7 @@ func TestWithin(t *testing.T) {
 		"negative":  {-1, slow, errAny},
 		"nil":       {time.Second, nil, errAny},
 		"panic":     {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { panic("x") }), errAny},
+		"Goexit":    {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { runtime.Goexit(); return yes, nil }), errAny},
 		"its error": {time.Second, policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) { return yes, errOwn }), errOwn},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -99,17 +102,55 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// Where the answer and the end of the budget come together, it is no answer.
-func TestWithinJustTooLate(t *testing.T) {
-	late := policy.Within(time.Nanosecond, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
-		<-ctx.Done()
+// A budget that is not positive, or no decider, is an error that says so, and
+// the decider is not asked.
+func TestWithin_AsksNoOneWithoutABudget(t *testing.T) {
+	asked := 0
+	yes := policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+		asked++
 		return policy.Decision{Allow: true}, nil
-	}))
-	for i := range 20_000 { // which of the two is looked at first is chance
-		if d, err := late.Decide(t.Context(), policy.Request{}); err == nil || d.Allow {
-			t.Fatalf("%+v, %v, at the attempt %d", d, err, i)
+	})
+	for _, d := range []policy.Decider{policy.Within(0, yes), policy.Within(-1, yes), policy.Within(time.Second, nil)} {
+		if _, err := d.Decide(t.Context(), policy.Request{}); err == nil || !strings.Contains(err.Error(), "needs a positive budget and a decider") {
+			t.Errorf("got %v", err)
 		}
 	}
+	if asked != 0 {
+		t.Errorf("asked %d times", asked)
+	}
 }
+
+// The context of a decider ends with its answer.
+func TestWithin_EndsTheContextOfTheDecider(t *testing.T) {
+	var seen context.Context
+	d := policy.Within(time.Hour, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
+		if seen = ctx; ctx.Err() != nil {
+			t.Error("it ended before the answer")
+		}
+		return policy.Decision{Allow: true}, nil
+	}))
+	if _, err := d.Decide(t.Context(), policy.Request{}); err != nil || seen.Err() == nil {
+		t.Errorf("%v; the context goes on", err)
+	}
+}
+
+// An answer that comes together with the end of the budget is no answer. The
+// select may look at either first: this context has ended and shows it in Err
+// alone, so that the select sees the answer.
+func TestWithinJustTooLate(t *testing.T) {
+	yes := policy.Decision{Allow: true}
+	if d, err := policy.Await(t.Context(), yes, nil); err != nil || !d.Allow {
+		t.Errorf("in time: %+v, %v", d, err)
+	}
+	if d, err := policy.Await(endedContext{t.Context()}, yes, nil); !errors.Is(err, context.DeadlineExceeded) || d.Allow {
+		t.Errorf("too late: %+v, %v", d, err)
+	}
+}
+
+// endedContext has ended, and does not wake those who wait for it.
+type endedContext struct{ context.Context }
+
+func (endedContext) Err() error            { return context.DeadlineExceeded }
+func (endedContext) Done() <-chan struct{} { return nil }
 
 var errAny, errOwn = errors.New("any"), errors.New("own")
