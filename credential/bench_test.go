@@ -17,7 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/taskcred/taskcred/credential"
-	"github.com/taskcred/taskcred/internal/benchpeer"
+	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )

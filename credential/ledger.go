@@ -152,25 +152,22 @@ func (l *Ledger) claim(ctx context.Context, t *Task) *Error {
 	}
 	l.sweep(l.of(t.root)) // and no other task's: that would hold others up
 	for {
+		changed := t.nextChange() // first: what changes from here on is not missed
 		err = t.claim(l)
-		if err == nil || err.Reason != ErrLimit {
-			return err
-		}
-		x := l.beingRevoked(t)
-		if x == nil {
+		if err == nil || err.Reason != ErrLimit || !l.isRevoking(t) {
 			return err
 		}
 		select {
-		case <-x.tried:
+		case <-changed:
 		case <-ctx.Done():
 			return t.claim(l) // if the task has ended, that is the error
 		}
 	}
 }
 
-// beingRevoked returns a lease of t whose revocation has not been tried yet, nil
-// if there is none.
-func (l *Ledger) beingRevoked(t *Task) *lease {
+// isRevoking reports whether t has a lease whose revocation is under way and was
+// not tried yet.
+func (l *Ledger) isRevoking(t *Task) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for x := range l.leases[t.root] {
@@ -180,10 +177,10 @@ func (l *Ledger) beingRevoked(t *Task) *lease {
 		select {
 		case <-x.tried:
 		default:
-			return x
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 // print returns the fingerprint of a token.

@@ -53,7 +53,10 @@ func (b *core) newLease(k key, once bool) *lease {
 	tried := make(chan struct{})
 	return &lease{cache: b.cache, key: k, once: once, task: k.task, record: &record{
 		facts: b.facts(k), ledger: b.ledger, owner: b.revoker, events: b.events, drop: b.drop,
-		tried: tried, closeTried: sync.OnceFunc(func() { close(tried) }),
+		tried: tried, closeTried: sync.OnceFunc(func() {
+			close(tried)
+			k.task.signalChange()
+		}),
 	}}
 }
 

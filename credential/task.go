@@ -102,9 +102,10 @@ type life struct {
 	ended  chan struct{}
 	endErr error // set before ended is closed
 
-	mu      sync.Mutex // guards the fields below; no I/O and no code of the user's under it
-	closed  bool       // no more leases, no more steps
-	leases  int        // alive or about to be
+	mu      sync.Mutex    // guards the fields below; no I/O and no code of the user's under it
+	closed  bool          // no more leases, no more steps
+	leases  int           // alive or about to be
+	changed chan struct{} // closed when leases is less, or a revocation was tried; nil unless awaited
 	steps   map[*Task]struct{}
 	calls   map[*use]struct{} // under another context than the task's
 	ledgers []*Ledger         // of a root: those that hold leases of it or its steps
@@ -402,6 +403,28 @@ func (t *Task) unclaim() {
 	t.mu.Lock()
 	t.leases--
 	t.mu.Unlock()
+	t.signalChange()
+}
+
+// nextChange returns a channel that is closed when t has room for a lease again,
+// or when a revocation of one of its leases was tried.
+func (t *Task) nextChange() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
+	return t.changed
+}
+
+// signalChange wakes those who wait for nextChange.
+func (t *Task) signalChange() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
+	}
 }
 
 // isClosed reports whether End has begun.

@@ -14,7 +14,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/taskcred/taskcred/credential/dpop"
-	"github.com/taskcred/taskcred/internal/benchpeer"
+	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 )
 
 // BenchmarkProof is one proof with everything in it. Its peers are a bare

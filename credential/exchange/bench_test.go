@@ -16,7 +16,7 @@ import (
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
-	"github.com/taskcred/taskcred/internal/benchpeer"
+	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 

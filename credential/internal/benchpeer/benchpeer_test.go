@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/taskcred/taskcred/internal/benchpeer"
+	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 )
 
 // takes is an operation that takes d on the clock of a bubble.
