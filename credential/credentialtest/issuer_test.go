@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/credentialtest"
+	"github.com/taskcred/taskcred/credential/dpop"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
@@ -350,6 +351,17 @@ func TestIssuer_BindsToTheKey(t *testing.T) {
 			t.Errorf("%d issued, %d active; want 1 and 0", len(i.Issued()), len(i.Active()))
 		}
 	})
+}
+
+func TestIssuer_WithoutAKeyIssuesNothing(t *testing.T) {
+	i, r, broken := new(toolIssuer), ask(t), errors.New("no key")
+	r.Key = func([]string) (*dpop.Key, error) { return nil, broken }
+	if resp, err := i.Issue(t.Context(), r); err != broken || !resp.AccessToken.IsZero() {
+		t.Errorf("error %v, token empty: %t; want the key's error and no token", err, resp.AccessToken.IsZero())
+	}
+	if len(i.Issued()) != 0 || len(i.Requests()) != 1 {
+		t.Errorf("%d issued, %d requests; want 0 and 1", len(i.Issued()), len(i.Requests()))
+	}
 }
 
 func TestIssuer_ConcurrentUse(t *testing.T) {

@@ -3,6 +3,7 @@ package benchpeer_test
 import (
 	"errors"
 	"flag"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -161,27 +162,58 @@ func TestRun_Errors(t *testing.T) {
 
 var sink atomic.Pointer[[1024]byte]
 
-func TestRun_Reports(t *testing.T) {
+// rounds sets the rounds of the benchmarks in a test.
+func rounds(t *testing.T, n string) {
+	t.Helper()
 	benchtime := flag.Lookup("test.benchtime").Value
-	defer benchtime.Set(benchtime.String())
-	if err := benchtime.Set("5x"); err != nil {
+	before := benchtime.String()
+	if err := benchtime.Set(n); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = benchtime.Set(before) })
+}
+
+func TestRun_Reports(t *testing.T) {
+	rounds(t, "1x") // of one round, each median is the figure of that round
 	allocates := func(int) error { sink.Store(new([1024]byte)); return nil }
 	for name, run := range map[string]func(*testing.B, benchpeer.Call, ...benchpeer.Peer){"Run": benchpeer.Run, "RunParallel": benchpeer.RunParallel} {
 		r := testing.Benchmark(func(b *testing.B) {
-			run(b, allocates, benchpeer.Peer{Name: "a", Call: func(int) error { return nil }}, benchpeer.Peer{Name: "b", Call: allocates})
+			run(b, allocates, benchpeer.Peer{Name: "a", Call: func(int) error { return nil }}, benchpeer.Peer{Name: "b", Call: takes(10 * time.Millisecond)})
 		})
-		if r.N != 5 {
-			t.Errorf("%s: %d rounds; want 5", name, r.N)
+		if r.N != 1 {
+			t.Fatalf("%s: %d rounds; want 1", name, r.N)
 		}
-		for _, unit := range []string{"ns/op", "a-ns/op", "b-ns/op", "x-a", "x-b"} {
-			if r.Extra[unit] <= 0 {
-				t.Errorf("%s: %s is %v; want a positive figure", name, unit, r.Extra[unit])
+		for _, peer := range []string{"a", "b"} {
+			ours, theirs, ratio := r.Extra["ns/op"], r.Extra[peer+"-ns/op"], r.Extra["x-"+peer]
+			if ours <= 0 || theirs <= 0 || ratio != ours/theirs {
+				t.Errorf("%s: ours takes %v ns, %s %v ns, and the ratio is %v", name, ours, peer, theirs, ratio)
 			}
+		}
+		if least := 10e6 / float64(runtime.GOMAXPROCS(0)); r.Extra["b-ns/op"] < least {
+			t.Errorf("%s: 10 ms of sleep took %v ns", name, r.Extra["b-ns/op"])
 		}
 		if r.Extra["allocs/op"] != 1 || r.Extra["B/op"] < 1024 {
 			t.Errorf("%s: %v allocations and %v bytes; want 1 and 1024", name, r.Extra["allocs/op"], r.Extra["B/op"])
 		}
 	}
+}
+
+func TestRunParallel_CallsAtTheSameTime(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	rounds(t, "1x")
+	began := [2]chan struct{}{make(chan struct{}), make(chan struct{})}
+	meet := func(i int) error {
+		if i > 1 {
+			time.Sleep(time.Millisecond)
+			return nil
+		}
+		close(began[i])
+		select {
+		case <-began[1-i]:
+		case <-time.After(10 * time.Second):
+			t.Errorf("call %d ended before call %d began", i, 1-i)
+		}
+		return nil
+	}
+	testing.Benchmark(func(b *testing.B) { benchpeer.RunParallel(b, meet) })
 }
