@@ -1,12 +1,15 @@
 package workload_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/taskcred/taskcred/identity"
+	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/identity/workload"
 )
 
@@ -141,4 +144,23 @@ func TestEitherClockEndsIt(t *testing.T) {
 			}
 		})
 	})
+}
+
+// An end in the year 9999, as certificates without an end have it (RFC 5280
+// section 4.1.2.5), is no end that has passed.
+func TestDistantEndIsNotOver(t *testing.T) {
+	calls := 0
+	c := workload.NewAssertions(func(_ context.Context, audience string) (identity.Assertion, time.Time, error) {
+		calls++
+		return identity.Assertion{Audience: audience, Token: secret.New("token"), Expiry: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, time.Now(), nil
+	})
+	defer c.Close()
+	for range 2 {
+		if _, err := c.Get(t.Context(), "https://as.example.com"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("the agent was asked %d times", calls)
+	}
 }
