@@ -272,8 +272,22 @@ func (b *core) cached(ctx context.Context, k key, now clock.Instant) *lease {
 	if f := l.fresh.Load(); f != 0 && now.Mono() >= f && l.renewal.CompareAndSwap(false, true) {
 		b.refresh(ctx, l)
 	}
-	b.record(ctx, EventReused, k, l, nil)
+	b.recordReuse(ctx, l)
 	return l
+}
+
+// recordReuse records that an acquired lease is used again. It releases the
+// lease if the logger or the sink calls runtime.Goexit: then the caller never
+// sees it.
+func (b *core) recordReuse(ctx context.Context, l *lease) {
+	done := false
+	defer func() {
+		if !done {
+			l.release()
+		}
+	}()
+	b.record(ctx, EventReused, l.key, l, nil)
+	done = true
 }
 
 // export obtains a credential for code outside the library, which does not say

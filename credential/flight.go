@@ -35,7 +35,7 @@ func (b *core) join(ctx context.Context, k key) (*lease, error) {
 		return b.mintAlone(ctx, k)
 	}
 	if !started {
-		b.record(ctx, EventReused, k, f.lease, nil)
+		b.recordReuse(ctx, f.lease)
 	}
 	return f.lease, nil
 }
@@ -177,7 +177,7 @@ func (b *core) fly(ctx context.Context, f *flight) {
 	f.err = f.lease.key.fail(ErrIssuer, "")
 	f.err.Code = "panic"
 	defer b.land(f)
-	f.err = b.mint(ctx, f)
+	b.mint(ctx, f)
 }
 
 // land shows the result of a flight to the cache and to its waiters.

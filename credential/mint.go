@@ -12,10 +12,10 @@ import (
 	"github.com/taskcred/taskcred/scope"
 )
 
-// mint is the path from the issuer on. It runs on a flight. Every token that
-// comes back ends as a live lease or is revoked, unless it is not ours to
-// revoke.
-func (b *core) mint(ctx context.Context, f *flight) *Error {
+// mint is the path from the issuer on. It runs on a flight, and sets the error
+// that its waiters get. Every token that comes back ends as a live lease or is
+// revoked, unless it is not ours to revoke.
+func (b *core) mint(ctx context.Context, f *flight) {
 	l := f.lease
 	registered, settled := false, false
 	defer func() {
@@ -27,8 +27,9 @@ func (b *core) mint(ctx context.Context, f *flight) *Error {
 		}
 	}()
 	if err := b.register(ctx, l); err != nil {
+		f.err = err
 		b.record(ctx, EventDenied, l.key, nil, err)
-		return err
+		return
 	}
 	registered = true
 	// 5. The issuer mints.
@@ -38,14 +39,13 @@ func (b *core) mint(ctx context.Context, f *flight) *Error {
 	refused = b.believe(ctx, l, r, began, refused)
 	// 7. The lease goes into the ledger, or the token is revoked.
 	settled = true
-	refused = b.ledger.settle(ctx, l, refused)
+	f.err = b.ledger.settle(ctx, l, refused) // before the event: a sink may call runtime.Goexit
 	// 8. One event; the flight takes the lease to the cache.
-	if refused != nil {
-		b.record(ctx, EventRefused, l.key, l, refused)
-		return refused
+	if f.err != nil {
+		b.record(ctx, EventRefused, l.key, l, f.err)
+		return
 	}
 	b.record(ctx, f.kind, l.key, l, nil)
-	return nil
 }
 
 // newLease makes the lease of a token that is yet to come.
