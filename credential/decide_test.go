@@ -3,6 +3,7 @@ package credential_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"strings"
@@ -271,21 +272,39 @@ func TestSink_GoexitLeavesNoCredentialBehind(t *testing.T) {
 // again, from the cache or because it joined those who wait for it: the
 // credential is not in use afterwards, and is revoked when it is evicted.
 func TestSink_GoexitOfACallerLetsGoOfItsCredential(t *testing.T) {
-	for name, joined := range map[string]bool{"cached": false, "joined": true} {
+	for name, c := range map[string]struct {
+		joined bool
+		where  string
+	}{
+		"cached, sink": {false, "sink"}, "cached, Handle": {false, "Handle"}, "cached, Enabled": {false, "Enabled"},
+		"joined, sink": {true, "sink"}, "joined, Handle": {true, "Handle"}, "joined, Enabled": {true, "Enabled"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				bad := false
 				m := &mint{ttl: time.Hour, before: func(context.Context) error { time.Sleep(time.Second); return nil }}
 				b := newBroker(t, m, func(o *credential.BrokerOptions) {
 					o.MaxCached = 1
-					o.Events = func(e credential.Event) {
-						if e.Kind == credential.EventReused && bad {
+					goexit := func(kind credential.EventKind, _ string) {
+						if kind == credential.EventReused && bad {
 							runtime.Goexit()
 						}
 					}
+					switch c.where {
+					case "sink":
+						o.Events = func(e credential.Event) { goexit(e.Kind, "") }
+					case "Handle":
+						o.Logger = slog.New(handler(goexit))
+					case "Enabled":
+						o.Logger = slog.New(enabled{slog.DiscardHandler, func(l slog.Level) {
+							if l == slog.LevelDebug { // that of uses
+								goexit(credential.EventReused, "")
+							}
+						}})
+					}
 				})
 				ctx, _ := startTask(t, credential.TaskOptions{})
-				if joined {
+				if c.joined {
 					go func() { _ = get(t, b, ctx, "pay") }()
 					synctest.Wait()
 				} else if err := get(t, b, ctx, "pay"); err != nil {
@@ -307,6 +326,14 @@ func TestSink_GoexitOfACallerLetsGoOfItsCredential(t *testing.T) {
 		})
 	}
 }
+
+// enabled is a log handler that does something when it is asked for a level.
+type enabled struct {
+	slog.Handler
+	do func(slog.Level)
+}
+
+func (e enabled) Enabled(_ context.Context, l slog.Level) bool { e.do(l); return false }
 
 // A decider is asked about the call as it will be sent, and a Within around one
 // that ends its goroutine is a no.
