@@ -42,7 +42,7 @@ func TestManyTasks(t *testing.T) {
 	b := newBroker(t, forgetful{})
 	s := tool(t, "pay")
 	one := func(ctx context.Context) {
-		ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{})
+		ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{EndTimeout: time.Hour}) // a busy machine is no failure
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestManyCalls(t *testing.T) {
 func TestManyLeases(t *testing.T) {
 	const leases = 3000
 	b := newBroker(t, forgetful{})
-	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: leases, EndTimeout: time.Minute})
+	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: leases, EndTimeout: time.Hour})
 	before := runtime.NumGoroutine()
 	for i := range leases {
 		if _, err := b.Credential(ctx, tool(t, fmt.Sprint("s", i))); err != nil {

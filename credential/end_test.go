@@ -310,20 +310,22 @@ func TestRevocationGivesUpWithTheToken(t *testing.T) {
 // What End says of a token that cannot be taken back is final: it does not
 // return in the moment before that is known.
 func TestUnrevocableAtOnce(t *testing.T) {
-	m := &mint{ttl: time.Minute, revoke: func(context.Context, string) error {
-		return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
-	}}
-	b := newBroker(t, m)
-	for range 2000 {
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Minute, revoke: func(context.Context, string) error {
+			return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
+		}}
+		b := newBroker(t, m)
+		for range 2000 {
+			ctx, task := startTask(t, credential.TaskOptions{})
+			if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+				t.Fatal(err)
+			}
+			left, ok := errors.AsType[*credential.UnrevokedError](task.End(context.Background()))
+			if !ok || left.Leases[0].State != credential.LeaseUnrevocable {
+				t.Fatalf("got %v", left)
+			}
 		}
-		left, ok := errors.AsType[*credential.UnrevokedError](task.End(context.Background()))
-		if !ok || left.Leases[0].State != credential.LeaseUnrevocable {
-			t.Fatalf("got %v", left)
-		}
-	}
+	})
 }
 
 // A server that cannot revoke is asked once, and the lease stays in the
@@ -479,33 +481,35 @@ func TestMaxLeases(t *testing.T) {
 // Close refuses new work and revokes; a later End is safe.
 func TestClose(t *testing.T) {
 	goroutinesReturn(t)
-	m := &mint{ttl: time.Hour}
-	b := newBroker(t, m)
-	s := tool(t, "pay")
-	ctx, task := startTask(t, credential.TaskOptions{})
-	if _, err := b.Credential(ctx, s); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
-	if n := len(m.alive()); n != 0 {
-		t.Errorf("%d alive", n)
-	}
-	for what, err := range map[string]error{
-		"Credential": second(b.Credential(ctx, s)),
-		"client":     second(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))),
-	} {
-		if !errors.Is(err, credential.ErrClosed) {
-			t.Errorf("%s: %v", what, err)
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Hour}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		ctx, task := startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, s); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if err := task.End(context.Background()); err != nil {
-		t.Error(err)
-	}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if n := len(m.alive()); n != 0 {
+			t.Errorf("%d alive", n)
+		}
+		for what, err := range map[string]error{
+			"Credential": second(b.Credential(ctx, s)),
+			"client":     second(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))),
+		} {
+			if !errors.Is(err, credential.ErrClosed) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if err := task.End(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What Close could not revoke is named, and nothing goes on in the background.

@@ -295,3 +295,75 @@ func TestInherit_RefreshTokensOfAllAnswers(t *testing.T) {
 		}
 	})
 }
+
+// An answer without an access token whose refresh token is the token of another
+// lease: that one is not revoked. Its neighbour, a refresh token that no lease
+// has, is.
+func TestForeign_RefreshTokenThatIsAnothersToken(t *testing.T) {
+	for _, foreign := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mint{ttl: time.Hour}
+			m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+				switch {
+				case m.issues() == 1:
+					r.AccessToken = secret.New(same)
+				case foreign:
+					r.AccessToken, r.RefreshToken = secret.Text{}, secret.New(same)
+				default:
+					r.AccessToken, r.RefreshToken = secret.Text{}, secret.New(same+"x")
+				}
+				return nil
+			}
+			b := newBroker(t, m)
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			c, err := b.Credential(ctx, tool(t, "pay"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := get(t, b, ctx, "mail"); !errors.Is(err, credential.ErrRefused) {
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+			if want := map[bool]int{true: 0, false: 1}[foreign]; m.tried() != want || m.taken[same] != 0 {
+				t.Errorf("foreign %v: revoked %v", foreign, m.order)
+			}
+			reveal(t, c)
+		})
+	}
+}
+
+// An answer whose token is another lease's, with a refresh token: one that came
+// with that token before would take it along and is left alone; another is
+// revoked by itself.
+func TestForeign_RefreshTokenBesideAnothersToken(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mint{ttl: time.Hour}
+			m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+				r.AccessToken, r.RefreshToken = secret.New(same), secret.New("refresh-1")
+				if m.issues() == 2 && !known {
+					r.RefreshToken = secret.New("refresh-2")
+				}
+				return nil
+			}
+			b := newBroker(t, m)
+			ctx, task := startTask(t, credential.TaskOptions{})
+			c, err := b.Credential(ctx, tool(t, "pay"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = get(t, b, ctx, "mail")
+			if e, ok := errors.AsType[*credential.Error](err); !ok || e.Code != "foreign_token" {
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+			if m.taken[same] != 0 || m.taken["refresh-1"] != 0 || m.taken["refresh-2"] != map[bool]int{true: 0, false: 1}[known] {
+				t.Errorf("known %v: revoked %v", known, m.order)
+			}
+			reveal(t, c)
+			if err := task.End(ctx); err != nil || m.taken[same] != 1 || m.taken["refresh-1"] != 1 {
+				t.Errorf("%v; revoked %v", err, m.order)
+			}
+		})
+	}
+}

@@ -353,27 +353,29 @@ func TestCloseTellsTheLast(t *testing.T) {
 
 // When Close returns, what End revoked a moment before has been told of, too.
 func TestCloseTellsOfTheEnd(t *testing.T) {
-	m := &mint{ttl: time.Minute}
-	for range 500 {
-		var told atomic.Int64
-		b := newBroker(t, m, func(o *credential.BrokerOptions) {
-			o.Events = func(e credential.Event) {
-				if e.Kind == credential.EventRevoked {
-					told.Add(1)
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Minute}
+		for range 500 {
+			var told atomic.Int64
+			b := newBroker(t, m, func(o *credential.BrokerOptions) {
+				o.Events = func(e credential.Event) {
+					if e.Kind == credential.EventRevoked {
+						told.Add(1)
+					}
 				}
+			})
+			ctx, task := startTask(t, credential.TaskOptions{})
+			if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+				t.Fatal(err)
 			}
-		})
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-			t.Fatal(err)
+			if err := errors.Join(task.End(ctx), b.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if n := told.Load(); n != 1 {
+				t.Fatalf("%d revocations were told of, want 1", n)
+			}
 		}
-		if err := errors.Join(task.End(ctx), b.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if n := told.Load(); n != 1 {
-			t.Fatalf("%d revocations were told of, want 1", n)
-		}
-	}
+	})
 }
 
 // A revocation that is under way when the broker is closed is told of before

@@ -599,12 +599,7 @@ func TestEndCutsUpgraded(t *testing.T) {
 		if err := task.End(context.Background()); err != nil {
 			t.Error(err)
 		}
-		select {
-		case <-cut:
-		case <-time.After(5 * time.Second):
-			t.Errorf("%s: the connection outlives the task", path)
-			conn.Close()
-		}
+		<-cut // a connection that outlives the task hangs here
 	}
 	if n := len(m.alive()); n != 0 {
 		t.Errorf("%d tokens alive", n)

@@ -289,8 +289,8 @@ func TestProxyClose(t *testing.T) {
 	}
 	s.Close()
 	tr.CloseIdleConnections()
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
-		time.Sleep(10 * time.Millisecond)
+	for n := 0; runtime.NumGoroutine() > before && n < 2000; n++ {
+		time.Sleep(5 * time.Millisecond)
 	}
 	if n := runtime.NumGoroutine(); n > before {
 		t.Errorf("%d goroutines, %d before", n, before)

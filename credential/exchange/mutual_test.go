@@ -213,10 +213,11 @@ func TestMutualTLSDrains(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(10 * time.Second); open.Load() != 1; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
+		for n := 0; open.Load() != 1; n++ {
+			if n == 2000 {
 				t.Fatalf("HTTP/2 %v: %d connections are open", http2, open.Load())
 			}
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
 }
