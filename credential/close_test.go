@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/scope"
+	"github.com/taskcred/taskcred/scope/policy"
 )
 
 // Two calls of Close, at once or one after the other: both return when the work
@@ -163,5 +164,42 @@ func TestEnd_TwoLedgers(t *testing.T) {
 				t.Errorf("%q fails: %d alive, want %d", fails, n, want)
 			}
 		})
+	}
+}
+
+// A closed broker asks neither its policy nor its issuer, whatever is wrong with
+// the call; it says that it is closed first.
+func TestClose_AsksNoOneAfterwards(t *testing.T) {
+	asked := 0
+	m, w := &mint{ttl: time.Hour}, &wire{}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) {
+		o.Base = w
+		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+			asked++
+			return policy.Decision{Allow: true}, nil
+		})
+	})
+	ctx, task := startTask(t, credential.TaskOptions{})
+	if err := get(t, b, ctx, "pay"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	calls := func(ctx context.Context) []error {
+		return []error{
+			get(t, b, ctx, "pay"), get(t, b, ctx, "mail"), get(t, b, ctx, "pay", singleUse), second(b.Credential(ctx, tool(t, "pay"))),
+			second(b.Transport(tool(t, "pay"), nil).Token(ctx)), second(b.Credential(ctx, scope.Tool{})),
+		}
+	}
+	all := append(calls(ctx), calls(context.Background())...)
+	_ = task.End(ctx)
+	for i, err := range append(all, calls(ctx)...) {
+		if !errors.Is(err, credential.ErrClosed) {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if asked != 1 || m.issues() != 1 || len(w.requests()) != 1 {
+		t.Errorf("asked %d times, %d exchanges, %d requests", asked, m.issues(), len(w.requests()))
 	}
 }
