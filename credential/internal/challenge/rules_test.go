@@ -31,6 +31,7 @@ func TestParse_EachRuleAndItsNeighbour(t *testing.T) {
 		{"a slash after the scheme", "Bearer/a=1", nil},
 		{"a quote after the scheme", `Bearer"a"`, nil},
 		{"an empty value", "Bearer a=, b=1", bearer(params{})},
+		{"an empty name", "Bearer =1, b=1", bearer(params{})},
 		{"no value", "Bearer a=", bearer(params{})},
 		{"an empty quoted value", `Bearer a="", b=1`, bearer(params{"a": "", "b": "1"})},
 		{"a closing quote", `Bearer a="1"`, bearer(params{"a": "1"})},
