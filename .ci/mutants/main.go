@@ -28,7 +28,7 @@ Fails when a mutant is not noticed, and when there is none to try.
 
 `
 
-var mutants = slices.Concat(scopes, identities, exchanges, proofs)
+var mutants = slices.Concat(scopes, identities, exchanges, proofs, credentials)
 
 func main() {
 	times := flag.Int("times", 1, "run the tests of each mutant `N` times; every run must notice it")
