@@ -4,9 +4,8 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	cryptorand "crypto/rand"
+	"crypto/rand"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -24,9 +23,9 @@ import (
 
 const cachedKeys = 10_000
 
-// warm returns a broker that holds a credential for each of many tasks, and
+// warmBroker returns a broker that holds a credential for each of many tasks, and
 // the tasks' contexts.
-func warm(tb testing.TB, s scope.Tool) (*credential.Broker[scope.Tool], []context.Context) {
+func warmBroker(tb testing.TB, s scope.Tool) (*credential.Broker[scope.Tool], []context.Context) {
 	b := newBroker(tb, &mint{ttl: 24 * time.Hour}, func(o *credential.BrokerOptions) { o.Policy = policy.Allow(s) })
 	contexts := make([]context.Context, cachedKeys)
 	for i := range contexts {
@@ -38,20 +37,20 @@ func warm(tb testing.TB, s scope.Tool) (*credential.Broker[scope.Tool], []contex
 	return b, contexts
 }
 
-// fixed is a token source that always has a token.
-type fixed struct{ token *oauth2.Token }
+// fixedSource is a token source that always has a token.
+type fixedSource struct{ token *oauth2.Token }
 
-func (f fixed) Token() (*oauth2.Token, error) { return f.token, nil }
+func (f fixedSource) Token() (*oauth2.Token, error) { return f.token, nil }
 
-func source() oauth2.TokenSource {
+func newSource() oauth2.TokenSource {
 	t := &oauth2.Token{AccessToken: strings.Repeat("t", 40), TokenType: "Bearer", Expiry: time.Now().Add(time.Hour)}
-	return oauth2.ReuseTokenSource(t, fixed{t})
+	return oauth2.ReuseTokenSource(t, fixedSource{t})
 }
 
 // A credential that is in the cache, one of 10,000, does not allocate.
-func TestCachedCredentialDoesNotAllocate(t *testing.T) {
+func TestCache_HitDoesNotAllocate(t *testing.T) {
 	s := tool(t, "pay")
-	b, contexts := warm(t, s)
+	b, contexts := warmBroker(t, s)
 	i := 0
 	if n := testing.AllocsPerRun(1000, func() {
 		if _, err := b.Credential(contexts[i*9973%cachedKeys], s); err != nil {
@@ -69,20 +68,21 @@ func TestCachedCredentialDoesNotAllocate(t *testing.T) {
 //
 //	go test -run '^$' -bench 'Cached$' -count 10 ./credential
 func BenchmarkCached(b *testing.B) {
-	hit, reuse := cached(b)
+	hit, reuse := cachedCalls(b)
 	benchpeer.Run(b, hit, benchpeer.Peer{Name: "oauth2", Call: reuse})
 }
 
 // BenchmarkCachedParallel is BenchmarkCached on all cores. It has no bound.
 func BenchmarkCachedParallel(b *testing.B) {
-	hit, reuse := cached(b)
+	hit, reuse := cachedCalls(b)
 	benchpeer.RunParallel(b, hit, benchpeer.Peer{Name: "oauth2", Call: reuse})
 }
 
-// cached returns what takes a cached credential of ours and a token of x/oauth2.
-func cached(b *testing.B) (hit, reuse benchpeer.Call) {
+// cachedCalls returns two calls: one takes a cached credential from a broker,
+// the other a token from x/oauth2.
+func cachedCalls(b *testing.B) (hit, reuse benchpeer.Call) {
 	s := tool(b, "pay")
-	broker, contexts := warm(b, s)
+	broker, contexts := warmBroker(b, s)
 	hit = func(i int) error {
 		_, err := broker.Credential(contexts[i%cachedKeys], s)
 		return err
@@ -90,7 +90,7 @@ func cached(b *testing.B) (hit, reuse benchpeer.Call) {
 	keys, sources := make([]string, cachedKeys), &sync.Map{}
 	for i := range keys {
 		keys[i] = fmt.Sprint("task-", i)
-		sources.Store(keys[i], source())
+		sources.Store(keys[i], newSource())
 	}
 	reuse = func(i int) error {
 		v, _ := sources.Load(keys[i%cachedKeys])
@@ -100,18 +100,11 @@ func cached(b *testing.B) (hit, reuse benchpeer.Call) {
 	return hit, reuse
 }
 
-// noop is a base transport that answers at once.
-type noop struct{}
+// usualHeaders are the headers of a usual request.
+var usualHeaders = []string{"Accept", "Content-Type", "User-Agent", "X-Request-Id"}
 
-func (noop) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("x")), Request: r}, nil
-}
-
-// usual are headers of a usual request.
-var usual = []string{"Accept", "Content-Type", "User-Agent", "X-Request-Id"}
-
-// trip returns a round trip that sends the same request with every call.
-func trip(tb testing.TB, rt http.RoundTripper, ctx context.Context, headers ...string) benchpeer.Call {
+// newTrip returns a round trip that sends the same request with every call.
+func newTrip(tb testing.TB, rt http.RoundTripper, ctx context.Context, headers ...string) benchpeer.Call {
 	r := request(tb, ctx, "GET", "https://pay.test/v1/refunds/42")
 	for _, h := range headers {
 		r.Header.Set(h, "x")
@@ -125,12 +118,12 @@ func trip(tb testing.TB, rt http.RoundTripper, ctx context.Context, headers ...s
 	}
 }
 
-// trips returns round trips of a transport whose base does nothing:
+// newTrips returns round trips of a transport whose base does nothing:
 //
 //   - shared: request and task share a Done channel, as in most programs;
 //   - merged: the request has its own Done channel, and the task ends it, too;
 //   - traced: merged, with a trace of the caller that sees no credential.
-func trips(tb testing.TB) (shared, merged, traced benchpeer.Call) {
+func newTrips(tb testing.TB) (shared, merged, traced benchpeer.Call) {
 	s := tool(tb, "pay")
 	broker := newBroker(tb, &mint{ttl: 24 * time.Hour}, func(o *credential.BrokerOptions) {
 		o.Policy, o.Base = policy.Allow(s), noop{}
@@ -140,12 +133,13 @@ func trips(tb testing.TB) (shared, merged, traced benchpeer.Call) {
 	tb.Cleanup(cancel)
 	trace := httptrace.WithClientTrace(own, &httptrace.ClientTrace{WroteHeaderField: func(string, []string) {}})
 	bound := &credential.TransportOptions{Task: task}
-	return trip(tb, broker.Transport(s, nil), ctx, usual...), trip(tb, broker.Transport(s, bound), own, usual...), trip(tb, broker.Transport(s, bound), trace, usual...)
+	return newTrip(tb, broker.Transport(s, nil), ctx, usualHeaders...), newTrip(tb, broker.Transport(s, bound), own, usualHeaders...), newTrip(tb, broker.Transport(s, bound), trace, usualHeaders...)
 }
 
-// A round trip makes no more allocations than these. Two of them are noop's.
-func TestRoundTripAllocations(t *testing.T) {
-	shared, merged, traced := trips(t)
+// A round trip allocates no more than this. Two of the allocations are those of
+// noop.
+func TestTransport_RoundTripAllocatesLittle(t *testing.T) {
+	shared, merged, traced := newTrips(t)
 	for _, c := range []struct {
 		name string
 		call benchpeer.Call
@@ -167,10 +161,10 @@ func TestRoundTripAllocations(t *testing.T) {
 //
 //	go test -run '^$' -bench 'RoundTrip$' -count 10 ./credential
 func BenchmarkRoundTrip(b *testing.B) {
-	shared, merged, traced := trips(b)
+	shared, merged, traced := newTrips(b)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	peer := benchpeer.Peer{Name: "oauth2", Call: trip(b, &oauth2.Transport{Source: source(), Base: noop{}}, ctx, usual...)}
+	peer := benchpeer.Peer{Name: "oauth2", Call: newTrip(b, &oauth2.Transport{Source: newSource(), Base: noop{}}, ctx, usualHeaders...)}
 	b.Run("shared", func(b *testing.B) { benchpeer.Run(b, shared, peer) })
 	b.Run("merged", func(b *testing.B) { benchpeer.Run(b, merged, peer) })
 	b.Run("traced", func(b *testing.B) { benchpeer.Run(b, traced, peer) })
@@ -198,15 +192,15 @@ func BenchmarkRoundTripDPoP(b *testing.B) {
 			}
 		})
 		ctx, _ := startTask(b, credential.TaskOptions{Timeout: 24 * time.Hour})
-		return trip(b, broker.Transport(s, nil), ctx)
+		return newTrip(b, broker.Transport(s, nil), ctx)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}
 	digest, bearer, dpop := make([]byte, 32), roundTrip(false), roundTrip(true)
 	parts := benchpeer.Peer{Name: "parts", Call: func(i int) error {
-		if _, err := ecdsa.SignASN1(cryptorand.Reader, key, digest); err != nil {
+		if _, err := ecdsa.SignASN1(rand.Reader, key, digest); err != nil {
 			return err
 		}
 		return bearer(i)

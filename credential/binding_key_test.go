@@ -13,39 +13,114 @@ import (
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/dpop"
-	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 )
 
-// A Confirm that ends its goroutine leaves no token behind.
-func TestConfirm_GoexitLeavesNoToken(t *testing.T) {
-	_, certs := certificates(t)
-	m := &mint{ttl: time.Minute}
-	b := newBroker(t, &binder{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {
-		runtime.Goexit()
-		panic("not reached")
-	}}, func(o *credential.BrokerOptions) { o.Binding, o.Base = credential.RequireMutualTLS, nil })
-	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: 1})
-	for range 2 { // the first leaves room for the second
-		_, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
-		if e, ok := errors.AsType[*credential.Error](err); !ok || e.Reason != credential.ErrIssuer || e.Code != "panic" {
-			t.Errorf("got %v", err)
+// Each task and each step has one key, shared by all its callers and brokers.
+// It is closed when the task ends.
+func TestProofKey_OnePerTaskAndStep(t *testing.T) {
+	m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+		resp.TokenType = "DPoP"
+		return nil
+	}}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
+	other := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
+	keys := map[*dpop.Key]*credential.Task{}
+	prints := map[string]bool{}
+	for range 3 {
+		ctx, task := startTask(t, credential.TaskOptions{})
+		step, _, err := credential.StartTask(ctx, credential.TaskOptions{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		eventually(t, "what came is revoked", func() bool { return len(m.alive()) == 0 && len(b.Ledger().Leases()) == 0 })
+		before := m.issues()
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				in, from := ctx, b
+				if i%2 == 0 {
+					in = step
+				}
+				if i%4 < 2 {
+					from = other
+				}
+				resp, err := from.Client(tool(t, "pay")).Do(request(t, in, "GET", "https://pay.test/v1"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = resp.Body.Close()
+			})
+		}
+		wg.Wait()
+		for i, r := range m.asked[before:] {
+			key := m.keys[before+i]
+			keys[key], prints[key.Thumbprint()] = task, true
+			if r.Certificate != nil {
+				t.Error("a certificate was asked for")
+			}
+		}
+		for k := range keys {
+			if _, err := k.Proof("GET", payURL, "", ""); keys[k] == task && err != nil {
+				t.Errorf("while the task runs: %v", err)
+			}
+		}
+		_ = task.End(ctx)
+		for k := range keys {
+			if _, err := k.Proof("GET", payURL, "", ""); !errors.Is(err, dpop.ErrClosed) {
+				t.Errorf("after the end: %v", err)
+			}
+		}
 	}
-	if err := task.End(ctx); err != nil || m.issues() != 2 {
-		t.Errorf("%v after %d requests", err, m.issues())
+	if len(keys) != 6 || len(prints) != 6 {
+		t.Errorf("%d keys, %d thumbprints, want one for each of 3 tasks and 3 steps", len(keys), len(prints))
 	}
 }
 
-// algorithms is a mint of DPoP tokens that, in each Issue, asks its server for
-// the algorithms before it asks for the key, as an issuer with metadata does.
-type algorithms struct {
+// Proofs are signed with an algorithm that the issuer accepts.
+func TestProofKey_AlgorithmIsTheIssuersChoice(t *testing.T) {
+	for _, c := range []struct {
+		accepted []string
+		want     dpop.Algorithm // "" when no proof can be made
+	}{
+		{nil, dpop.ES256},
+		{[]string{"RS256", "ES256"}, dpop.ES256},
+		{[]string{"EdDSA"}, dpop.EdDSA},
+		{[]string{"HS256", "none"}, ""},
+	} {
+		m := &mint{ttl: time.Minute, proofs: c.accepted, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+			resp.TokenType = "DPoP"
+			return nil
+		}}
+		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
+		for range 2 {
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
+			if c.want == "" {
+				if e, ok := errors.AsType[*credential.Error](err); !ok || e.Reason != credential.ErrIssuer || e.Code != "dpop_algorithm" || e.Scope != "pay" || len(m.given) != 0 {
+					t.Errorf("%v: got %v and %d tokens", c.accepted, err, len(m.given))
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if got := m.keys[len(m.keys)-1].Algorithm(); got != c.want {
+				t.Errorf("%v: signs with %s", c.accepted, got)
+			}
+		}
+	}
+}
+
+// metadataMint is a mint of DPoP tokens. Each Issue asks its server for the
+// algorithms before it asks for the key, as an issuer with metadata does.
+type metadataMint struct {
 	*mint
 	ask func(context.Context) ([]string, error)
 }
 
-func (a *algorithms) Issue(ctx context.Context, r credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
+func (a *metadataMint) Issue(ctx context.Context, r credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
 	accepted, err := a.ask(ctx)
 	if err != nil {
 		return credential.TokenResponse{}, err
@@ -55,9 +130,9 @@ func (a *algorithms) Issue(ctx context.Context, r credential.TokenRequest[scope.
 	return a.mint.Issue(ctx, r)
 }
 
-func newAlgorithms(t testing.TB, ask func(context.Context) ([]string, error), change ...func(*credential.BrokerOptions)) (*algorithms, *credential.Broker[scope.Tool]) {
+func newMetadataMint(t testing.TB, ask func(context.Context) ([]string, error), change ...func(*credential.BrokerOptions)) (*metadataMint, *credential.Broker[scope.Tool]) {
 	t.Helper()
-	a := &algorithms{ask: ask, mint: &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+	a := &metadataMint{ask: ask, mint: &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
 		resp.TokenType = "DPoP"
 		return nil
 	}}}
@@ -73,12 +148,13 @@ func callPay(t testing.TB, b *credential.Broker[scope.Tool], ctx context.Context
 	return err
 }
 
-// While the server is asked for algorithms, a caller that leaves and a task that
-// ends take no other caller along. Callers of one task share one request.
-func TestProofKey_CallersLeaveAlone(t *testing.T) {
+// While the server is asked for algorithms, one caller leaves and one task
+// ends. All other callers get a credential, and the callers of one task share
+// one request.
+func TestProofKey_CallerThatLeavesHarmsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		a, b := newAlgorithms(t, func(ctx context.Context) ([]string, error) {
+		a, b := newMetadataMint(t, func(ctx context.Context) ([]string, error) {
 			select {
 			case <-gate:
 				return []string{"EdDSA"}, nil
@@ -125,9 +201,9 @@ func TestProofKey_CallersLeaveAlone(t *testing.T) {
 	})
 }
 
-// An issuer that hangs while it asks for algorithms delays a caller no longer
-// than IssueTimeout and a moment, and Close not at all.
-func TestProofKey_IssuerHangs(t *testing.T) {
+// An issuer that hangs while it asks for algorithms delays a caller by
+// IssueTimeout at most, and does not delay Close.
+func TestProofKey_HangingIssuerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, ask := range map[string]func(context.Context) ([]string, error){
 			"obedient": func(ctx context.Context) ([]string, error) { <-ctx.Done(); return nil, ctx.Err() },
@@ -135,7 +211,7 @@ func TestProofKey_IssuerHangs(t *testing.T) {
 			"exits":    func(context.Context) ([]string, error) { runtime.Goexit(); return nil, nil },
 			"panics":   func(context.Context) ([]string, error) { panic("x") },
 		} {
-			_, b := newAlgorithms(t, ask)
+			_, b := newMetadataMint(t, ask)
 			ctx, _ := startTask(t, credential.TaskOptions{})
 			began := time.Now()
 			_, err := b.Credential(ctx, tool(t, "pay"))
@@ -157,8 +233,8 @@ func TestProofKey_IssuerHangs(t *testing.T) {
 	})
 }
 
-// A server that is down when it is asked for its algorithms is an outage like
-// any other: one event says so, and callers then leave the issuer alone.
+// A server that is down when it is asked for its algorithms is an outage: there
+// is one event, and further callers do not ask the issuer.
 func TestProofKey_ServerDownIsAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -166,7 +242,7 @@ func TestProofKey_ServerDownIsAnOutage(t *testing.T) {
 		down := &credential.Error{Reason: credential.ErrIssuer, Code: "http_503", RetryAfter: time.Minute}
 		var up atomic.Bool
 		var asked atomic.Int64
-		_, b := newAlgorithms(t, func(context.Context) ([]string, error) {
+		_, b := newMetadataMint(t, func(context.Context) ([]string, error) {
 			asked.Add(1)
 			if up.Load() {
 				return nil, nil
@@ -201,7 +277,7 @@ func TestProofKey_ServerDownIsAnOutage(t *testing.T) {
 	})
 }
 
-// keyUser is an issuer of DPoP tokens that does with TokenRequest.Key what a test
+// keyUser is an issuer of DPoP tokens that uses TokenRequest.Key as its test
 // says.
 type keyUser struct {
 	*mint
@@ -225,9 +301,9 @@ func newKeyUser(t testing.TB, binding credential.Binding, typ string, use func(f
 	return k, newBroker(t, k, func(o *credential.BrokerOptions) { o.Binding = binding })
 }
 
-// A token that is said to be bound is refused and revoked if the issuer never
-// asked for our key. One that is not bound is used where binding is preferred.
-func TestProofKey_NeverAskedFor(t *testing.T) {
+// If the issuer never asked for the key, a token that it calls bound is refused
+// and revoked. An unbound token is used where binding is preferred.
+func TestProofKey_NeverAskedForBindsNothing(t *testing.T) {
 	never := func(func([]string) (*dpop.Key, error)) error { return nil }
 	for _, c := range []struct {
 		binding credential.Binding
@@ -251,8 +327,8 @@ func TestProofKey_NeverAskedFor(t *testing.T) {
 	}
 }
 
-// Called twice, Key returns the same key; it never gives out a second one in
-// another algorithm.
+// Key returns the same key each time, and never a second one for another
+// algorithm.
 func TestProofKey_OnePerRequest(t *testing.T) {
 	var keys []*dpop.Key
 	_, b := newKeyUser(t, credential.RequireDPoP, "DPoP", func(key func([]string) (*dpop.Key, error)) error {
@@ -282,8 +358,8 @@ func TestProofKey_OnePerRequest(t *testing.T) {
 	}
 }
 
-// What Key says is the caller's error, whatever the issuer makes of it, and is
-// no failure of the issuer.
+// The caller gets the error of Key, even if the issuer returns another one. It
+// is not counted as a failure of the issuer.
 func TestProofKey_ItsErrorIsTheCallers(t *testing.T) {
 	hidden := errors.New("something else")
 	asked := 0
@@ -306,7 +382,7 @@ func TestProofKey_ItsErrorIsTheCallers(t *testing.T) {
 	}
 }
 
-// After Issue has returned, Key gives out nothing.
+// Key returns no key after Issue has returned.
 func TestProofKey_NotAfterIssue(t *testing.T) {
 	var kept func([]string) (*dpop.Key, error)
 	_, b := newKeyUser(t, credential.RequireDPoP, "DPoP", func(key func([]string) (*dpop.Key, error)) error {
@@ -323,7 +399,8 @@ func TestProofKey_NotAfterIssue(t *testing.T) {
 	}
 }
 
-// A task that has ended makes no key, and the call says that the task has ended.
+// Key returns no key after the task has ended, and the call fails with that
+// reason.
 func TestProofKey_NotAfterTheEnd(t *testing.T) {
 	begun, gate := make(chan struct{}), make(chan struct{})
 	k, b := newKeyUser(t, credential.RequireDPoP, "DPoP", func(key func([]string) (*dpop.Key, error)) error {

@@ -42,7 +42,7 @@ func TestClocks_EitherEndsEachBound(t *testing.T) {
 			"monotonic": func(set func(time.Duration), d time.Duration) { set(-d); time.Sleep(d) },
 		} {
 			t.Run(name+", "+clock, func(t *testing.T) {
-				clocks(t, func(t *testing.T, set func(time.Duration)) {
+				withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 					m := &mint{ttl: c.ttl}
 					b := newBroker(t, m)
 					ctx := context.Background()

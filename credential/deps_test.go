@@ -7,9 +7,10 @@ import (
 	"testing"
 )
 
-// What a package must not compile, with the reason. Weight is a promise: users
-// see these packages in their builds and in their vulnerability reports.
-func TestDependencies(t *testing.T) {
+// A package must not compile what is listed here, for the reason given. Weight
+// is a promise: users see these packages in their builds and in their
+// vulnerability reports.
+func TestDeps_CompileNothingForbidden(t *testing.T) {
 	const module = "github.com/taskcred/taskcred/"
 	heavy := map[string]string{
 		"google.golang.org/grpc":                     "61 packages that only a Workload API client needs",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,15 +13,13 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
-	"github.com/taskcred/taskcred/identity"
-	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// However a task ends, nothing is issued or sent afterwards and every token is
-// revoked.
-func TestAfterTheEnd(t *testing.T) {
+// However a task ends, afterwards nothing is issued or sent, and each token has
+// been revoked.
+func TestEnd_NothingIsIssuedOrSentAfterwards(t *testing.T) {
 	for name, end := range map[string]func(*testing.T, context.CancelFunc, *credential.Task){
 		"End": func(t *testing.T, _ context.CancelFunc, task *credential.Task) {
 			if err := task.End(context.Background()); err != nil {
@@ -70,13 +69,13 @@ func TestAfterTheEnd(t *testing.T) {
 				}
 				sent, issued := len(w.requests()), m.issues()
 				for what, err := range map[string]error{
-					"client":            second(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))),
-					"client in a step":  second(b.Client(s).Do(request(t, step, "GET", "https://pay.test/v1"))),
-					"bound transport":   second(bound.Get("https://pay.test/v1")),
-					"Credential":        second(b.Credential(ctx, s)),
-					"Token":             second(b.Transport(s, nil).Token(ctx)),
-					"Credential.Secret": second(c.Secret()),
-					"StartTask":         third(credential.StartTask(ctx, credential.TaskOptions{})),
+					"client":            errOf(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))),
+					"client in a step":  errOf(b.Client(s).Do(request(t, step, "GET", "https://pay.test/v1"))),
+					"bound transport":   errOf(bound.Get("https://pay.test/v1")),
+					"Credential":        errOf(b.Credential(ctx, s)),
+					"Token":             errOf(b.Transport(s, nil).Token(ctx)),
+					"Credential.Secret": errOf(c.Secret()),
+					"StartTask":         errOf3(credential.StartTask(ctx, credential.TaskOptions{})),
 				} {
 					if !errors.Is(err, credential.ErrTaskEnded) {
 						t.Errorf("%s: %v", what, err)
@@ -97,16 +96,52 @@ func TestAfterTheEnd(t *testing.T) {
 	}
 }
 
-func second[T any](_ T, err error) error        { return err }
-func third[T, U any](_ T, _ U, err error) error { return err }
+// The end of a task is in force at once, also for a transport that is bound to
+// it: the policy is not asked again.
+func TestEnd_IsInForceAtOnce(t *testing.T) {
+	var asked atomic.Int64
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
+		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+			asked.Add(1)
+			return policy.Decision{Allow: true}, nil
+		})
+	})
+	for name, end := range map[string]func(*credential.Task, func()){
+		"End":    func(task *credential.Task, _ func()) { _ = task.End(context.Background()) },
+		"parent": func(_ *credential.Task, cancel func()) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 100 { // what ends it may have a head start of a moment
+				outer, cancel := context.WithCancel(context.Background())
+				ctx, task, err := credential.StartTask(outer, credential.TaskOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
+				r := request(t, context.Background(), "GET", "https://pay.test/v1")
+				if resp, err := rt.RoundTrip(r); err != nil || resp.Body.Close() != nil {
+					t.Fatal(err)
+				}
+				before := asked.Load()
+				end(task, cancel)
+				_, bound := rt.RoundTrip(r)
+				_, carried := b.Credential(ctx, tool(t, "pay"))
+				cancel()
+				if !errors.Is(bound, credential.ErrTaskEnded) || !errors.Is(carried, credential.ErrTaskEnded) || asked.Load() != before {
+					t.Fatalf("%v; %v; the policy was asked %d times more", bound, carried, asked.Load()-before)
+				}
+			}
+		})
+	}
+}
 
-// Calls in flight are cancelled; End does not wait for them and may be called
-// from inside one.
-func TestEndCancelsCalls(t *testing.T) {
+// End cancels calls in flight and does not wait for them. It may be called
+// within one.
+func TestEnd_CancelsCallsAndDoesNotWaitForThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{ttl: time.Hour}
 		ctx, task := startTask(t, credential.TaskOptions{})
-		base := roundTripper(func(r *http.Request) error {
+		base := failingBase(func(r *http.Request) error {
 			if err := task.End(r.Context()); err != nil {
 				t.Errorf("End inside a call: %v", err)
 			}
@@ -126,9 +161,118 @@ func TestEndCancelsCalls(t *testing.T) {
 	})
 }
 
-// The tokens of steps are revoked before those of their parents; ending a step
-// leaves the parent alone.
-func TestLeafFirst(t *testing.T) {
+// A task ends between the last check of a call and its sending. Nothing is
+// sent, although the call is not under the context of the task. With one
+// processor, goroutines that End starts have not run when it returns.
+func TestEnd_JustBeforeSendingSendsNothing(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	m, w := &mint{ttl: time.Hour}, &wire{}
+	_, task := startTask(t, credential.TaskOptions{})
+	var taken atomic.Bool
+	b := newBroker(t, m, func(o *credential.BrokerOptions) {
+		o.Base = w
+		o.Events = func(e credential.Event) { taken.Store(e.Kind == credential.EventReused) }
+	})
+	client := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task}).Client()
+	resp, err := client.Do(request(t, t.Context(), "GET", "https://pay.test/v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	ctx := hookContext{t.Context(), func() {
+		if taken.Swap(false) {
+			_ = task.End(context.Background())
+		}
+	}}
+	if _, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1")); !errors.Is(err, credential.ErrTaskEnded) || len(w.requests()) != 1 {
+		t.Errorf("%v, %d requests", err, len(w.requests()))
+	}
+}
+
+// A call that comes after the deadline, and before the task has acted on it,
+// fails with ErrTaskEnded: neither the caller nor the policy is blamed.
+func TestEnd_DeadlineJustPassedIsTheReason(t *testing.T) {
+	type carried struct{}
+	for name, under := range map[string]func(context.Context) context.Context{
+		"the task's":     func(ctx context.Context) context.Context { return ctx },
+		"one made of it": func(ctx context.Context) context.Context { return context.WithValue(ctx, carried{}, true) },
+		"another":        func(context.Context) context.Context { return context.Background() },
+	} {
+		for policyName, decider := range map[string]policy.Decider{
+			"any policy":                      policy.AllowAll(),
+			"a policy that minds its context": policy.Within(time.Hour, policy.AllowAll()),
+		} {
+			t.Run(name+", "+policyName, func(t *testing.T) {
+				w := &wire{}
+				b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Policy, o.Base = decider, w })
+				ctx, task := startTask(t, credential.TaskOptions{Timeout: time.Millisecond})
+				defer credential.Hold(task)()
+				<-ctx.Done()
+				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
+				_, err := rt.RoundTrip(request(t, under(ctx), "GET", "https://pay.test/v1"))
+				if !errors.Is(err, credential.ErrTaskEnded) || len(w.requests()) != 0 {
+					t.Errorf("%v, %d requests", err, len(w.requests()))
+				}
+			})
+		}
+	}
+}
+
+// A token that comes after End has begun and before it reads the ledger is
+// refused and revoked.
+func TestEnd_TokenThatComesMeanwhileIsRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var task *credential.Task
+		m := &mint{ttl: time.Hour, before: func(context.Context) error { credential.BeginEnd(task); return nil }}
+		b := newBroker(t, m)
+		var ctx context.Context
+		ctx, task = startTask(t, credential.TaskOptions{})
+		if _, err := b.Credential(ctx, tool(t, "pay")); !errors.Is(err, credential.ErrTaskEnded) {
+			t.Errorf("got %v", err)
+		}
+		synctest.Wait()
+		if m.gave() != 1 || len(m.alive()) != 0 || len(b.Ledger().Leases()) != 0 {
+			t.Errorf("%d given, %d alive, inventory %v", m.gave(), len(m.alive()), b.Ledger().Leases())
+		}
+	})
+}
+
+// After End, an issuer that ignores its context leaves no live lease: its token
+// is revoked.
+func TestEnd_TokenOfADeafIssuerIsRevoked(t *testing.T) {
+	for _, single := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mint{ttl: time.Hour, before: func(context.Context) error { time.Sleep(5 * time.Second); return nil }}
+			b := newBroker(t, m, func(o *credential.BrokerOptions) {
+				o.Events = func(e credential.Event) {
+					if e.Kind == credential.EventIssued {
+						t.Error("said to be issued")
+					}
+				}
+			})
+			ctx, task := startTask(t, credential.TaskOptions{})
+			s := tool(t, "pay", func(s *scope.Spec) { s.SingleUse = single })
+			got := make(chan error, 1)
+			go func() { got <- errOf(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))) }()
+			synctest.Wait()
+			if err := task.End(ctx); err != nil {
+				t.Error(err)
+			}
+			if err := <-got; !errors.Is(err, credential.ErrTaskEnded) {
+				t.Errorf("got %v", err)
+			}
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			if m.gave() != 1 || len(m.alive()) != 0 || len(b.Ledger().Leases()) != 0 {
+				t.Errorf("%d given, %d alive, inventory %v", m.gave(), len(m.alive()), b.Ledger().Leases())
+			}
+		})
+	}
+}
+
+// The tokens of steps are revoked before those of their parents. The end of a
+// step does not affect its parent.
+func TestEnd_RevokesLeafFirst(t *testing.T) {
 	m := &mint{ttl: time.Hour}
 	b := newBroker(t, m)
 	s := tool(t, "pay")
@@ -174,70 +318,55 @@ func TestLeafFirst(t *testing.T) {
 	}
 }
 
-// A step inherits and can only narrow.
-func TestSteps(t *testing.T) {
-	pay, mail := tool(t, "pay"), tool(t, "mail")
-	narrow, err := pay.Narrow(scope.Spec{Methods: []string{"GET"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	alice := identity.Subject{ID: "alice", Token: secret.New("a")}
-	bob := identity.Subject{ID: "bob", Token: secret.New("b")}
-	parent := credential.TaskOptions{Tenant: "acme", Purpose: "p", Subject: alice, Only: []scope.Any{pay.Any()}, Timeout: time.Minute}
-	ctx, task := startTask(t, parent)
-	for name, o := range map[string]credential.TaskOptions{
-		"another tenant":  {Tenant: "umbrella"},
-		"another subject": {Subject: bob},
-		"another scope":   {Only: []scope.Any{mail.Any()}},
-		"the zero scope":  {Only: []scope.Any{{}}},
-	} {
-		if _, _, err := credential.StartTask(ctx, o); !errors.Is(err, credential.ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
+// End returns when each revocation was tried once, whether it succeeded or not.
+func TestEnd_ReturnsAfterOneAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error { return errors.New("down") }}
+		b := newBroker(t, m)
+		ctx, task := startTask(t, credential.TaskOptions{EndTimeout: 30 * time.Second})
+		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+			t.Fatal(err)
 		}
-	}
-	m := &mint{ttl: time.Hour}
-	b := newBroker(t, m)
-	if _, err := b.Credential(ctx, mail); !errors.Is(err, credential.ErrOutOfScope) {
-		t.Errorf("a scope that is not among Only: %v", err)
-	}
-	step, s, err := credential.StartTask(ctx, credential.TaskOptions{Only: []scope.Any{narrow.Any()}, Timeout: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !s.Deadline().Equal(task.Deadline()) && s.Deadline().After(task.Deadline()) {
-		t.Error("the step's deadline is after the parent's")
-	}
-	if _, err := b.Credential(step, narrow); err != nil {
-		t.Error(err)
-	}
-	if _, err := b.Credential(step, pay); !errors.Is(err, credential.ErrOutOfScope) {
-		t.Errorf("the parent's wider scope in a step: %v", err)
-	}
-	if r := m.asked[0]; r.Tenant != "acme" || r.Purpose != "p" || r.Subject.ID != "alice" || r.Task != task.ID() || r.Step != s.ID() {
-		t.Errorf("the step did not inherit: %+v", r)
-	}
-	inherits, _, err := credential.StartTask(step, credential.TaskOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Credential(inherits, pay); !errors.Is(err, credential.ErrOutOfScope) {
-		t.Errorf("Only was not inherited: %v", err)
-	}
-	if _, err := b.Credential(must(credential.StartTask(ctx, credential.TaskOptions{Only: []scope.Any{}})), pay); !errors.Is(err, credential.ErrOutOfScope) {
-		t.Errorf("an empty Only allows something: %v", err)
-	}
+		start := time.Now()
+		if err := task.End(ctx); !errors.Is(err, credential.ErrUnrevoked) || time.Since(start) != 0 {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
 }
 
-func must(ctx context.Context, _ *credential.Task, err error) context.Context {
-	if err != nil {
-		panic(err)
-	}
-	return ctx
+// An End that waits for another one is bounded by its own EndTimeout. Here the
+// other one is the parent's, which takes longer.
+func TestEnd_SecondIsBoundedByItsOwnTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Hour, revoke: func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }}
+		b := newBroker(t, m)
+		ctx, task := startTask(t, credential.TaskOptions{Timeout: time.Minute, EndTimeout: 9 * time.Second})
+		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+			t.Fatal(err)
+		}
+		sctx, step, err := credential.StartTask(ctx, credential.TaskOptions{EndTimeout: time.Second, Timeout: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Credential(sctx, tool(t, "mail")); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = task.End(context.Background()) }()
+		synctest.Wait()
+		start := time.Now()
+		left, ok := errors.AsType[*credential.UnrevokedError](step.End(context.Background()))
+		if !ok || time.Since(start) != time.Second {
+			t.Fatalf("%v after %v, EndTimeout is 1s", left, time.Since(start))
+		}
+		if len(left.Leases) != 1 || left.Leases[0].Scope.Name() != "mail" {
+			t.Errorf("left %v", left)
+		}
+	})
 }
 
-// What cannot be revoked in time is named in the error, and is tried again
-// until it succeeds.
-func TestEndNamesWhatIsLeft(t *testing.T) {
+// The error of End names each token that was not revoked in time. The
+// revocation is tried again until it succeeds.
+func TestEnd_NamesWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
 		down.Store(true)
@@ -277,39 +406,53 @@ func TestEndNamesWhatIsLeft(t *testing.T) {
 	})
 }
 
-// Retries come at growing intervals and end when the token has died.
-func TestRevocationGivesUpWithTheToken(t *testing.T) {
+// The error of a task names the tokens of the task and its steps, and no
+// others.
+func TestEnd_EachTaskNamesItsOwnLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var kinds []credential.EventKind
-		m := &mint{ttl: 10 * time.Minute, revoke: func(context.Context, string) error { return errors.New("down") }}
-		b := newBroker(t, m, func(o *credential.BrokerOptions) {
-			o.Events = func(e credential.Event) { kinds = append(kinds, e.Kind) }
-		})
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-			t.Fatal(err)
+		m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error { return errors.New("down") }}
+		b := newBroker(t, m)
+		var ctx context.Context
+		var tasks []*credential.Task
+		names := []string{"root", "step", "leaf", "sibling"}
+		for i, name := range names {
+			parent := t.Context()
+			switch i {
+			case 1, 2:
+				parent = ctx
+			case 3:
+				parent = credential.ContextOf(tasks[0])
+			}
+			c, task, err := credential.StartTask(parent, credential.TaskOptions{ID: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.Credential(c, tool(t, name)); err != nil {
+				t.Fatal(err)
+			}
+			ctx, tasks = c, append(tasks, task)
 		}
-		if err := task.End(context.Background()); err == nil {
-			t.Error("no error")
-		}
-		time.Sleep(20 * time.Minute)
-		synctest.Wait()
-		if m.tries < 8 || m.tries > 20 {
-			t.Errorf("%d tries in 10 minutes", m.tries)
-		}
-		want := []credential.EventKind{credential.EventIssued, credential.EventRevokeFailed, credential.EventExpired}
-		if !slices.Equal(kinds, want) {
-			t.Errorf("events %v, want %v", kinds, want)
-		}
-		if n := len(b.Ledger().Leases()); n != 0 {
-			t.Errorf("%d leases left", n)
+		_ = tasks[0].End(ctx)
+		for i, want := range [][]string{{"leaf", "root", "sibling", "step"}, {"leaf", "step"}, {"leaf"}, {"sibling"}} {
+			start := time.Now()
+			left, ok := errors.AsType[*credential.UnrevokedError](tasks[i].End(context.Background()))
+			if !ok || time.Since(start) != 0 {
+				t.Fatalf("%s: %v after %v, though all has ended", names[i], left, time.Since(start))
+			}
+			var got []string
+			for _, l := range left.Leases {
+				got = append(got, l.Scope.Name())
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s: left %v, want %v", names[i], got, want)
+			}
 		}
 	})
 }
 
-// What End says of a token that cannot be taken back is final: it does not
-// return in the moment before that is known.
-func TestUnrevocableAtOnce(t *testing.T) {
+// The error of End says that a token is unrevocable as soon as the issuer has
+// said so: End does not return before the state is set.
+func TestEnd_ReportsUnrevocableAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{ttl: time.Minute, revoke: func(context.Context, string) error {
 			return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
@@ -328,371 +471,17 @@ func TestUnrevocableAtOnce(t *testing.T) {
 	})
 }
 
-// A server that cannot revoke is asked once, and the lease stays in the
-// inventory until it dies.
-func TestUnrevocable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: 10 * time.Minute, revoke: func(context.Context, string) error {
-			return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
-		}}
-		b := newBroker(t, m)
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-			t.Fatal(err)
-		}
-		err := task.End(context.Background())
-		left, ok := errors.AsType[*credential.UnrevokedError](err)
-		if !ok || left.Leases[0].State != credential.LeaseUnrevocable || time.Until(left.Leases[0].Expires) <= 0 {
-			t.Fatalf("got %v", err)
-		}
-		if l := b.Ledger().Leases(); len(l) != 1 {
-			t.Errorf("inventory %v", l)
-		}
-		time.Sleep(11 * time.Minute)
-		synctest.Wait()
-		if l := b.Ledger().Leases(); len(l) != 0 || m.tries != 1 {
-			t.Errorf("inventory %v after %d tries", l, m.tries)
-		}
-	})
-}
-
-// The ledger: inventory, taking back, the kill switch.
-func TestLedger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ledger credential.Ledger
-		m := &mint{ttl: time.Hour}
-		share := func(o *credential.BrokerOptions) { o.Ledger = &ledger }
-		one, two := newBroker(t, m, share), newBroker(t, m, share)
-		ctx, _ := startTask(t, credential.TaskOptions{ID: "T", Tenant: "acme", Purpose: "p"})
-		pay, mail := tool(t, "pay"), tool(t, "mail")
-		if _, err := one.Credential(ctx, pay); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		if _, err := two.Credential(ctx, mail); err != nil {
-			t.Fatal(err)
-		}
-		all := ledger.Leases()
-		if len(all) != 2 || all[0].Scope != pay.Any() || all[1].Scope != mail.Any() || all[0].ID == all[1].ID {
-			t.Fatalf("inventory %+v", all)
-		}
-		if l := all[0]; l.Task != "T" || l.Tenant != "acme" || l.Purpose != "p" || l.State != credential.LeaseLive || l.Expires.Sub(l.Issued) != time.Hour {
-			t.Errorf("lease %+v", l)
-		}
-
-		isPay := func(l credential.Lease) bool { return l.Scope.Name() == "pay" }
-		if err := ledger.Revoke(t.Context(), isPay); err != nil {
-			t.Fatal(err)
-		}
-		if n := len(m.alive()); n != 1 || len(ledger.Leases()) != 1 {
-			t.Errorf("%d alive, %d in the inventory", n, len(ledger.Leases()))
-		}
-		if _, err := one.Credential(ctx, pay); err != nil || m.issues() != 3 {
-			t.Errorf("after Revoke: %v, %d exchanges", err, m.issues())
-		}
-
-		unblock, err := ledger.Block(t.Context(), isPay)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := one.Credential(ctx, pay); !errors.Is(err, credential.ErrBlocked) {
-			t.Errorf("under Block: %v", err)
-		}
-		if _, err := two.Credential(ctx, mail); err != nil {
-			t.Errorf("another scope under Block: %v", err)
-		}
-		if m.issues() != 3 {
-			t.Error("the issuer was asked under Block")
-		}
-		unblock()
-		unblock()
-		if _, err := one.Credential(ctx, pay); err != nil {
-			t.Errorf("after unblock: %v", err)
-		}
-	})
-}
-
-// A credential that is being issued when Revoke or Block comes is not handed
-// out, and is revoked.
-func TestRevokeDuringIssue(t *testing.T) {
-	for _, name := range []string{"Revoke", "Block", "Close"} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m := &mint{ttl: time.Hour, before: func(context.Context) error { time.Sleep(time.Second); return nil }}
-				b := newBroker(t, m)
-				ctx, _ := startTask(t, credential.TaskOptions{})
-				got := make(chan error, 1)
-				go func() {
-					_, err := b.Credential(ctx, tool(t, "pay"))
-					got <- err
-				}()
-				synctest.Wait()
-				all := func(l credential.Lease) bool { return l.ID == 0 }
-				var err error
-				switch name {
-				case "Revoke":
-					err = b.Ledger().Revoke(ctx, all)
-				case "Block":
-					_, err = b.Ledger().Block(ctx, all)
-				case "Close":
-					err = b.Close()
-				}
-				if err != nil {
-					t.Error(err)
-				}
-				if err := <-got; err == nil {
-					t.Error("handed out")
-				}
-				synctest.Wait()
-				if n := len(m.alive()); n != 0 || len(m.given) != 1 {
-					t.Errorf("%d given, %d alive", len(m.given), n)
-				}
-			})
-		})
-	}
-}
-
-// The bound of a task.
-func TestMaxLeases(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Minute}
-		b := newBroker(t, m)
-		ctx, _ := startTask(t, credential.TaskOptions{MaxLeases: 2})
-		other, _ := startTask(t, credential.TaskOptions{MaxLeases: 2})
-		get := func(ctx context.Context, name string) error {
-			return second(b.Credential(ctx, tool(t, name)))
-		}
-		if err := errors.Join(get(ctx, "a"), get(ctx, "b"), get(ctx, "a")); err != nil {
-			t.Fatal(err)
-		}
-		if err := get(ctx, "c"); !errors.Is(err, credential.ErrLimit) {
-			t.Errorf("beyond the bound: %v", err)
-		}
-		if err := get(other, "c"); err != nil {
-			t.Errorf("another task: %v", err)
-		}
-		time.Sleep(2 * time.Minute)
-		if err := get(ctx, "c"); err != nil {
-			t.Errorf("after the others died: %v", err)
-		}
-	})
-}
-
-// Close refuses new work and revokes; a later End is safe.
-func TestClose(t *testing.T) {
-	goroutinesReturn(t)
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Hour}
-		b := newBroker(t, m)
-		s := tool(t, "pay")
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, s); err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-		if n := len(m.alive()); n != 0 {
-			t.Errorf("%d alive", n)
-		}
-		for what, err := range map[string]error{
-			"Credential": second(b.Credential(ctx, s)),
-			"client":     second(b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1"))),
-		} {
-			if !errors.Is(err, credential.ErrClosed) {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
-		if err := task.End(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// What Close could not revoke is named, and nothing goes on in the background.
-func TestCloseNamesWhatIsLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error { return errors.New("down") }}
-		b := newBroker(t, m)
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 {
-			if err := b.Close(); !errors.Is(err, credential.ErrUnrevoked) {
-				t.Errorf("got %v", err)
-			}
-		}
-		tries := m.tries
-		time.Sleep(time.Minute)
-		if m.tries != tries {
-			t.Error("still trying after Close")
-		}
-		if err := task.End(context.Background()); !errors.Is(err, credential.ErrUnrevoked) {
-			t.Errorf("End after Close says that all was revoked: %v", err)
-		}
-		if n := len(b.Ledger().Leases()); n != 1 {
-			t.Errorf("%d leases in the inventory", n)
-		}
-	})
-}
-
-// A task that has ended is over at once, for a transport that is bound to it as
-// well: the policy is not asked any more, whoever ended it.
-func TestEndedAtOnce(t *testing.T) {
-	var asked atomic.Int64
-	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-			asked.Add(1)
-			return policy.Decision{Allow: true}, nil
-		})
-	})
-	for name, end := range map[string]func(*credential.Task, func()){
-		"End":    func(task *credential.Task, _ func()) { _ = task.End(context.Background()) },
-		"parent": func(_ *credential.Task, cancel func()) { cancel() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			for range 100 { // what ends it may have a head start of a moment
-				outer, cancel := context.WithCancel(context.Background())
-				ctx, task, err := credential.StartTask(outer, credential.TaskOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
-				r := request(t, context.Background(), "GET", "https://pay.test/v1")
-				if resp, err := rt.RoundTrip(r); err != nil || resp.Body.Close() != nil {
-					t.Fatal(err)
-				}
-				before := asked.Load()
-				end(task, cancel)
-				_, bound := rt.RoundTrip(r)
-				_, carried := b.Credential(ctx, tool(t, "pay"))
-				cancel()
-				if !errors.Is(bound, credential.ErrTaskEnded) || !errors.Is(carried, credential.ErrTaskEnded) || asked.Load() != before {
-					t.Fatalf("%v; %v; the policy was asked %d times more", bound, carried, asked.Load()-before)
-				}
-			}
-		})
-	}
-}
-
-// A step is over as soon as what its task was started under, also where it was
-// cut off from that.
-func TestStepEndedAtOnce(t *testing.T) {
-	b := newBroker(t, &mint{ttl: time.Hour})
-	step := func(t *testing.T, ctx context.Context) context.Context {
-		t.Helper()
-		ctx, _, err := credential.StartTask(ctx, credential.TaskOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ctx
-	}
-	for name, start := range map[string]func(*testing.T, context.Context) context.Context{
-		"linked":  step,
-		"cut off": func(t *testing.T, ctx context.Context) context.Context { return step(t, context.WithoutCancel(ctx)) },
-		"cut off from a step": func(t *testing.T, ctx context.Context) context.Context {
-			return step(t, context.WithoutCancel(step(t, ctx)))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			outer, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			ctx, task, err := credential.StartTask(outer, credential.TaskOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			inner := start(t, ctx)
-			if _, err := b.Credential(inner, tool(t, "pay")); err != nil {
-				t.Fatal(err)
-			}
-			release := credential.Hold(task)
-			cancel()
-			if _, err := b.Credential(inner, tool(t, "pay")); !errors.Is(err, credential.ErrTaskEnded) {
-				t.Errorf("got %v", err)
-			}
-			release()
-			if err := task.End(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-// A deadline passes a moment before the task does what End does. A call in
-// between is told that the task has ended, and not that its caller did or that
-// the policy said no.
-func TestDeadlineJustPassed(t *testing.T) {
-	type carried struct{}
-	for name, under := range map[string]func(context.Context) context.Context{
-		"the task's":     func(ctx context.Context) context.Context { return ctx },
-		"one made of it": func(ctx context.Context) context.Context { return context.WithValue(ctx, carried{}, true) },
-		"another":        func(context.Context) context.Context { return context.Background() },
-	} {
-		for policyName, decider := range map[string]policy.Decider{
-			"any policy":                      policy.AllowAll(),
-			"a policy that minds its context": policy.Within(time.Hour, policy.AllowAll()),
-		} {
-			t.Run(name+", "+policyName, func(t *testing.T) {
-				w := &wire{}
-				b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Policy, o.Base = decider, w })
-				ctx, task := startTask(t, credential.TaskOptions{Timeout: time.Millisecond})
-				defer credential.Hold(task)()
-				<-ctx.Done()
-				rt := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task})
-				_, err := rt.RoundTrip(request(t, under(ctx), "GET", "https://pay.test/v1"))
-				if !errors.Is(err, credential.ErrTaskEnded) || len(w.requests()) != 0 {
-					t.Errorf("%v, %d requests", err, len(w.requests()))
-				}
-			})
-		}
-	}
-}
-
-// A policy whose answer does not come because the task was ended meanwhile has
-// not said no.
-func TestEndWhileThePolicyIsAsked(t *testing.T) {
+func TestEnd_WithANilContextEndsTheTask(t *testing.T) {
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m)
 	ctx, task := startTask(t, credential.TaskOptions{})
-	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-		o.Policy = policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
-			_ = task.End(ctx)
-			return policy.Decision{}, ctx.Err()
-		})
-	})
-	if _, err := b.Credential(ctx, tool(t, "pay")); !errors.Is(err, credential.ErrTaskEnded) || errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-}
-
-// Nor has one whose caller has given up meanwhile: that is the caller's doing, and
-// no audit trail should have it as a denial for a reason of the policy's.
-func TestCancelWhileThePolicyIsAsked(t *testing.T) {
-	for name, want := range map[string]error{"cancelled": context.Canceled, "too late": context.DeadlineExceeded} {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, _ := startTask(t, credential.TaskOptions{})
-			ctx, cancel := context.WithTimeout(ctx, time.Minute)
-			defer cancel()
-			var told []credential.Event
-			b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-				o.Events = func(e credential.Event) { told = append(told, e) }
-				o.Policy = policy.Within(time.Hour, policy.DeciderFunc(func(ctx context.Context, _ policy.Request) (policy.Decision, error) {
-					if want == context.Canceled {
-						cancel()
-					}
-					<-ctx.Done()
-					return policy.Decision{}, ctx.Err()
-				}))
-			})
-			_, err := b.Credential(ctx, tool(t, "pay"))
-			if !errors.Is(err, credential.ErrCanceled) || !errors.Is(err, want) {
-				t.Errorf("%s: got %v", name, err)
-			}
-			if len(told) != 1 || told[0].Reason != credential.ErrCanceled {
-				t.Errorf("%s: told of %v", name, told)
-			}
-		})
+	_, _ = b.Credential(ctx, tool(t, "pay"))
+	func() {
+		defer func() { t.Log(recover()) }()
+		_ = task.End(noContext)
+	}()
+	_ = task.End(ctx)
+	if _, err := b.Credential(ctx, tool(t, "pay")); err == nil || len(m.alive()) != 0 {
+		t.Errorf("after End(nil): %v, %d alive", err, len(m.alive()))
 	}
 }

@@ -90,7 +90,7 @@ func TestError_ReasonsOfAnIssuer(t *testing.T) {
 		"deadline and a code": {errors.Join(&credential.Error{Code: "dial"}, context.DeadlineExceeded), "dial", context.DeadlineExceeded},
 		"both":                {errors.Join(context.Canceled, context.DeadlineExceeded), "timeout", context.DeadlineExceeded},
 		"another":             {errors.New("context canceled"), "", nil},
-		"panics in Error":     {panics{}, "", nil},
+		"panics in Error":     {panickingError{}, "", nil},
 		"panics in Is":        {panicsIs{errors.New("x")}, "panic", nil},
 	} {
 		e := fails(t, c.err)
@@ -244,7 +244,7 @@ func TestRevoke_SeesTheValuesOfItsContext(t *testing.T) {
 		"End":    func(ctx context.Context, task *credential.Task, _ *credential.Ledger) error { return task.End(ctx) },
 		"Revoke": func(ctx context.Context, _ *credential.Task, l *credential.Ledger) error { return l.Revoke(ctx, nil) },
 		"Block": func(ctx context.Context, _ *credential.Task, l *credential.Ledger) error {
-			return second(l.Block(ctx, nil))
+			return errOf(l.Block(ctx, nil))
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {

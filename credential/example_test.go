@@ -180,8 +180,8 @@ func ExampleLedger_Block() {
 	// <nil>
 }
 
-// One option binds every credential to a key of its task. The tool takes them
-// with a proof of that key, and from nobody else.
+// One option binds every credential to a key of its task. The tool accepts it
+// only with a proof of that key.
 func ExampleBinding() {
 	network := new(credentialtest.Network)
 	domain, err := identitytest.New(nil)

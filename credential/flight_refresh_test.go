@@ -100,7 +100,7 @@ func TestEnd_WaitsForRevocationsAndForNoFlight(t *testing.T) {
 			deaf.Store(true)
 			got := make(chan error, 2)
 			for i := range 2 {
-				go func() { got <- second(b.Credential(ctx, tool(t, fmt.Sprint("another", i)))) }()
+				go func() { got <- errOf(b.Credential(ctx, tool(t, fmt.Sprint("another", i)))) }()
 			}
 			synctest.Wait()
 			start, want := time.Now(), time.Duration(0)
@@ -149,7 +149,7 @@ func TestFlight_GoesOnUntilTheSecondOfTwoLeaves(t *testing.T) {
 						var call context.Context
 						call, cancel[i] = context.WithCancel(ctx)
 						got[i] = make(chan error, 1)
-						go func() { got[i] <- second(b.Credential(call, tool(t, "pay"))) }()
+						go func() { got[i] <- errOf(b.Credential(call, tool(t, "pay"))) }()
 						synctest.Wait()
 					}
 					time.Sleep(time.Second)

@@ -3,8 +3,13 @@ package credential_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +19,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/dpop"
@@ -143,6 +151,12 @@ func (m *mint) alive() []string {
 	return out
 }
 
+// These read under the lock: synctest.Wait does not order the writes of
+// goroutines that have ended.
+func (m *mint) tried() int   { m.mu.Lock(); defer m.mu.Unlock(); return m.tries }
+func (m *mint) revoked() int { m.mu.Lock(); defer m.mu.Unlock(); return len(m.taken) }
+func (m *mint) gave() int    { m.mu.Lock(); defer m.mu.Unlock(); return len(m.given) }
+
 // thumbprint returns that of the key that a request is to be bound to.
 func thumbprint(t testing.TB, r credential.TokenRequest[scope.Tool]) string {
 	t.Helper()
@@ -185,6 +199,42 @@ func startTask(t testing.TB, o credential.TaskOptions) (context.Context, *creden
 	}
 	t.Cleanup(func() { _ = task.End(context.Background()) })
 	return ctx, task
+}
+
+// modelVendor is a model vendor's issuer. A revocation asks it as well.
+type modelVendor func(context.Context) error
+
+func (v modelVendor) Issue(ctx context.Context, _ credential.TokenRequest[scope.Model]) (credential.TokenResponse, error) {
+	r := credential.TokenResponse{AccessToken: secret.New("model-" + rand.Text()), TokenType: "Bearer", ExpiresIn: new(time.Hour)}
+	return r, v(ctx)
+}
+
+func (v modelVendor) Revoke(ctx context.Context, _ secret.Text, _ credential.TokenHint) error {
+	return v(ctx)
+}
+
+func newModelBroker(t testing.TB, issuer credential.Issuer[scope.Model], change ...func(*credential.BrokerOptions)) *credential.Broker[scope.Model] {
+	t.Helper()
+	o := credential.BrokerOptions{Policy: policy.AllowAll(), Base: &wire{}}
+	for _, c := range change {
+		c(&o)
+	}
+	b, err := credential.NewBroker(issuer, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+// modelOf makes a model's scope out of a tool's.
+func modelOf(t testing.TB, s scope.Tool) scope.Model {
+	t.Helper()
+	m, err := scope.NewModel(s.Any().Spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // wire is a base transport in memory. It keeps what would have been sent and
@@ -242,6 +292,16 @@ func request(t testing.TB, ctx context.Context, method, url string) *http.Reques
 	return r
 }
 
+func errOf[T any](_ T, err error) error          { return err }
+func errOf3[T, U any](_ T, _ U, err error) error { return err }
+
+func must(ctx context.Context, _ *credential.Task, err error) context.Context {
+	if err != nil {
+		panic(err)
+	}
+	return ctx
+}
+
 // reveal returns the text of a credential.
 func reveal(t testing.TB, c credential.Credential[scope.Tool]) string {
 	t.Helper()
@@ -283,8 +343,9 @@ func goroutinesReturn(t *testing.T) {
 	})
 }
 
-// number returns what an environment variable says, to run a test at full size.
-func number(t testing.TB, variable string, usual int) int {
+// envNumber returns the number in an environment variable, or usual if it is
+// not set. It is for tests that CI runs at full size.
+func envNumber(t testing.TB, variable string, usual int) int {
 	t.Helper()
 	s := os.Getenv(variable)
 	if s == "" {
@@ -297,10 +358,22 @@ func number(t testing.TB, variable string, usual int) int {
 	return n
 }
 
-// roundTripper makes a base transport of a func that fails.
-type roundTripper func(*http.Request) error
+func noError(context.Context) error { return nil }
 
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return nil, f(r) }
+// noContext is a nil context.
+var noContext context.Context
+
+// failingBase is a base transport that returns an error.
+type failingBase func(*http.Request) error
+
+func (f failingBase) RoundTrip(r *http.Request) (*http.Response, error) { return nil, f(r) }
+
+// transportFunc is a RoundTripper made of a func.
+type transportFunc func(*http.Request) (*http.Response, error)
+
+func (c transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return c(r) }
+
+var errNoServer = errors.New("nobody there")
 
 // narrowsTo is a policy that allows everything and leaves s of it.
 func narrowsTo(s policy.Scoped) policy.Decider {
@@ -309,21 +382,95 @@ func narrowsTo(s policy.Scoped) policy.Decider {
 	})
 }
 
-// reader is at its end, and says so.
-type reader func()
+// emptyReader is a reader without content. It calls the func before it returns
+// io.EOF.
+type emptyReader func()
 
-func (f reader) Read([]byte) (int, error) {
+func (f emptyReader) Read([]byte) (int, error) {
 	if f != nil {
 		f()
 	}
 	return 0, io.EOF
 }
 
-// serve runs a server until the test ends and returns how to connect to it,
-// whatever the address: in memory, so that it works in a bubble, over real
-// connections of net/http.
+// flagBody is a body that records whether it was closed.
+type flagBody struct {
+	io.Reader
+	closed *bool
+}
+
+func (c flagBody) Close() error { *c.closed = true; return nil }
+
+type closeRecorder struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closeRecorder) Close() error { c.closed = true; return nil }
+
+// opaqueError is an error that does not show the error that it wraps.
+type opaqueError struct{ inner error }
+
+func (opaqueError) Error() string              { return "failed" }
+func (h opaqueError) Unwrap() error            { return h.inner }
+func (opaqueError) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "failed") }
+
+// panickingError is an error whose Error panics.
+type panickingError struct{}
+
+func (panickingError) Error() string { panic("x") }
+
+// panicHandler is a log handler that panics with a text.
+type panicHandler struct{ text string }
+
+func (h panicHandler) Enabled(context.Context, slog.Level) bool      { return true }
+func (h panicHandler) Handle(_ context.Context, r slog.Record) error { panic(fmt.Sprint(r, h.text)) }
+func (h panicHandler) WithAttrs([]slog.Attr) slog.Handler            { return h }
+func (h panicHandler) WithGroup(string) slog.Handler                 { return h }
+
+// hookContext is a context that calls do before it looks up a value.
+type hookContext struct {
+	context.Context
+	do func()
+}
+
+func (a hookContext) Value(key any) any {
+	a.do()
+	return a.Context.Value(key)
+}
+
+type claims map[string]any
+
+// sign makes a JWT with a new key.
+func sign(t testing.TB, c claims) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.Signed(s).Claims(map[string]any(c)).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// noop is a base transport that answers at once.
+type noop struct{}
+
+func (noop) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("x")), Request: r}, nil
+}
+
+// serve runs a server until the test ends, and returns a dial func that
+// connects to it, whatever the address. The connections are in memory, so it
+// works in a bubble.
 func serve(t *testing.T, h http.HandlerFunc) func(context.Context, string, string) (net.Conn, error) {
-	p := pipes{make(chan net.Conn), make(chan struct{})}
+	p := pipeListener{make(chan net.Conn), make(chan struct{})}
 	s := &http.Server{Handler: h}
 	go func() { _ = s.Serve(p) }()
 	t.Cleanup(func() { _ = s.Close() })
@@ -338,13 +485,13 @@ func serve(t *testing.T, h http.HandlerFunc) func(context.Context, string, strin
 	}
 }
 
-// pipes is a net.Listener in memory.
-type pipes struct {
+// pipeListener is a net.Listener in memory.
+type pipeListener struct {
 	dialed chan net.Conn
 	closed chan struct{}
 }
 
-func (p pipes) Accept() (net.Conn, error) {
+func (p pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.dialed:
 		return c, nil
@@ -353,5 +500,5 @@ func (p pipes) Accept() (net.Conn, error) {
 	}
 }
 
-func (p pipes) Close() error   { close(p.closed); return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+func (p pipeListener) Close() error   { close(p.closed); return nil }
+func (p pipeListener) Addr() net.Addr { return &net.TCPAddr{} }

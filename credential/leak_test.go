@@ -23,8 +23,8 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// No secret shows in anything that the package hands out, logs or returns.
-func TestNoLeak(t *testing.T) { synctest.Test(t, testNoLeak) }
+// Nothing that the package hands out, logs or returns shows a secret.
+func TestLeak_NothingHandedOutShowsASecret(t *testing.T) { synctest.Test(t, testNoLeak) }
 
 func testNoLeak(t *testing.T) {
 	token, user, refresh := credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary()
@@ -97,10 +97,10 @@ func testNoLeak(t *testing.T) {
 	}
 }
 
-// Printers that follow pointers come from none of it to a secret: neither to a
-// token, nor to what the connections of a transport buffer. They take no locks:
-// in the bubble it is known when everything is at rest.
-func TestNoReach(t *testing.T) { synctest.Test(t, testNoReach) }
+// No printer that follows pointers reaches a token, in the library's types or
+// in the buffers of connections. Printers take no locks: in the bubble, nothing
+// runs while they print.
+func TestLeak_NoPointerLeadsToASecret(t *testing.T) { synctest.Test(t, testNoReach) }
 
 func testNoReach(t *testing.T) {
 	token, user := credentialtest.Canary(), credentialtest.Canary()
@@ -143,7 +143,7 @@ func testNoReach(t *testing.T) {
 	}
 }
 
-// leakRecorder is a testing.TB that notes a failure.
+// leakRecorder is a testing.TB that records a failure.
 type leakRecorder struct {
 	testing.TB
 	failed bool
@@ -152,9 +152,9 @@ type leakRecorder struct {
 func (r *leakRecorder) Helper()               {}
 func (r *leakRecorder) Errorf(string, ...any) { r.failed = true }
 
-// What goroutines are at work in prints as a name, with every verb: fmt would
-// read its maps while others write to them.
-func TestNames(t *testing.T) {
+// Types that goroutines use concurrently print as a name with every verb. fmt
+// would read their maps without a lock.
+func TestLeak_PrintersShowANameOnly(t *testing.T) {
 	b := newBroker(t, &mint{})
 	_, task := startTask(t, credential.TaskOptions{ID: "42"})
 	for want, v := range map[string]any{"credential.Broker": b, "credential.Ledger": b.Ledger(), "task 42": task} {
@@ -166,40 +166,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// Whatever an issuer's error says, nothing of it but its checked parts shows.
-func TestErrorsDoNotLeak(t *testing.T) {
-	canary := credentialtest.Canary()
-	for name, fail := range map[string]error{
-		"foreign":      errors.New("the server said " + canary),
-		"wrapped":      errors.Join(errors.New(canary), &credential.Error{Reason: credential.ErrIssuer, Code: "invalid_grant"}),
-		"code":         &credential.Error{Reason: credential.ErrIssuer, Code: "token is " + canary},
-		"host":         &credential.Error{Reason: credential.ErrIssuer, Host: "u:" + canary + "@host/"},
-		"other reason": &credential.Error{Reason: credential.Reason(canary)},
-		"context":      contextError{canary},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var log bytes.Buffer
-			m := &mint{before: func(context.Context) error { return fail }}
-			b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-			ctx, _ := startTask(t, credential.TaskOptions{})
-			_, err := b.Credential(ctx, tool(t, "pay"))
-			if !errors.Is(err, credential.ErrIssuer) {
-				t.Errorf("got %v", err)
-			}
-			credentialtest.NoLeak(t, err, canary)
-			credentialtest.NoLeak(t, log.String(), canary)
-		})
-	}
-}
-
-type contextError struct{ text string }
-
-func (e contextError) Error() string { return e.text }
-func (e contextError) Unwrap() error { return context.DeadlineExceeded }
-
-// Panics of others do not carry a secret out, and what was called is not
-// allowed by them: panics with what they were given, and with a token.
-func TestPanicsDoNotLeak(t *testing.T) {
+// If user code panics with a token, the token does not show, and the call is
+// not allowed by the panic.
+func TestLeak_PanicsShowNoSecret(t *testing.T) {
 	token, user := credentialtest.Canary(), credentialtest.Canary()
 	for name, c := range map[string]struct {
 		set  func(*mint, *credential.BrokerOptions)
@@ -212,7 +181,7 @@ func TestPanicsDoNotLeak(t *testing.T) {
 			}
 		}, credential.ErrIssuer},
 		"error of the issuer": {func(m *mint, _ *credential.BrokerOptions) {
-			m.before = func(context.Context) error { return panics{} }
+			m.before = func(context.Context) error { return panickingError{} }
 		}, credential.ErrIssuer},
 		"policy": {func(_ *mint, o *credential.BrokerOptions) {
 			o.Policy = policy.DeciderFunc(func(_ context.Context, r policy.Request) (policy.Decision, error) { panic(fmt.Sprint(r, token)) })
@@ -222,7 +191,7 @@ func TestPanicsDoNotLeak(t *testing.T) {
 		}, nil},
 		"logger": {func(_ *mint, o *credential.BrokerOptions) { o.Logger = slog.New(panicHandler{token}) }, nil},
 		"base": {func(_ *mint, o *credential.BrokerOptions) {
-			o.Base = roundTripper(func(r *http.Request) error { panic(fmt.Sprint(r.Header)) })
+			o.Base = failingBase(func(r *http.Request) error { panic(fmt.Sprint(r.Header)) })
 		}, errBase},
 		"revocation": {func(m *mint, _ *credential.BrokerOptions) {
 			m.revoke = func(_ context.Context, token string) error { panic(token) }
@@ -273,17 +242,9 @@ func TestPanicsDoNotLeak(t *testing.T) {
 // errBase stands for any error of a call whose base fails.
 var errBase = errors.New("any")
 
-// panicHandler is a logger that panics with a text.
-type panicHandler struct{ text string }
-
-func (h panicHandler) Enabled(context.Context, slog.Level) bool      { return true }
-func (h panicHandler) Handle(_ context.Context, r slog.Record) error { panic(fmt.Sprint(r, h.text)) }
-func (h panicHandler) WithAttrs([]slog.Attr) slog.Handler            { return h }
-func (h panicHandler) WithGroup(string) slog.Handler                 { return h }
-
-// The contexts that others are given show no secret: those of policy, issuer,
-// revocation, logger and base.
-func TestContextsDoNotLeak(t *testing.T) { synctest.Test(t, testContexts) }
+// The contexts that policy, issuer, revocation, logger and base get show no
+// secret.
+func TestLeak_ContextsShowNoSecret(t *testing.T) { synctest.Test(t, testContexts) }
 
 func testContexts(t *testing.T) {
 	token, user := credentialtest.Canary(), credentialtest.Canary()
@@ -332,7 +293,7 @@ func testContexts(t *testing.T) {
 	}
 }
 
-// contextHandler notes the contexts that a logger is given.
+// contextHandler records the contexts that a log handler gets.
 type contextHandler struct {
 	slog.Handler
 	note func(context.Context)
@@ -344,18 +305,127 @@ func (h contextHandler) Handle(ctx context.Context, _ slog.Record) error {
 	return nil
 }
 
-// A token that a server wrote into its audience is not shown in the refusal.
-func TestAudienceDoesNotLeak(t *testing.T) {
-	user := credentialtest.Canary()
-	m := &mint{ttl: time.Hour, answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
-		r.AccessToken = secret.New(sign(t, claims{"aud": user}))
-		return nil
-	}}
-	b := newBroker(t, m)
-	ctx, _ := startTask(t, credential.TaskOptions{Subject: identity.Subject{ID: "alice", Token: secret.New(user)}})
-	_, err := b.Credential(ctx, tool(t, "pay"))
-	if !errors.Is(err, credential.ErrRefused) {
-		t.Errorf("got %v", err)
+// A client trace sees neither a bound token nor a proof, over HTTP/1.1 and
+// HTTP/2.
+func TestLeak_BoundTokenAndProofAreNotTraced(t *testing.T) {
+	for _, binding := range []credential.Binding{credential.RequireDPoP, credential.PreferMutualTLS} {
+		for _, http2 := range []bool{false, true} {
+			token := credentialtest.Canary()
+			_, certs := certificates(t)
+			m := &mint{ttl: time.Minute, answer: func(r credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+				resp.AccessToken = secret.New(token)
+				if r.Key != nil {
+					resp.TokenType = "DPoP"
+				}
+				return nil
+			}}
+			issuer := &confirmingMint{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) { return credential.Confirmation{}, nil }}
+			echo := newTLSEcho(t)
+			echo.base.ForceAttemptHTTP2 = http2
+			echo.answer = func(w http.ResponseWriter, r *http.Request) {
+				if (r.ProtoMajor == 2) != http2 {
+					t.Errorf("spoke %s", r.Proto)
+				}
+				_ = http.NewResponseController(w).Flush()
+				_, _ = io.WriteString(w, "text")
+			}
+			b := newBroker(t, issuer, func(o *credential.BrokerOptions) { o.Binding, o.Base = binding, echo.base })
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			var mu sync.Mutex
+			var shown []string
+			traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(k string, v []string) {
+				mu.Lock()
+				defer mu.Unlock()
+				shown = append(shown, strings.ToLower(k))
+				shown = append(shown, v...)
+			}})
+			r := request(t, traced, "GET", "https://pay.test/v1")
+			r.Header.Set("Shown", "yes")
+			resp, err := b.Client(tool(t, "pay")).Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			h := echo.headers()[0]
+			secrets := []string{token}
+			if binding == credential.RequireDPoP {
+				_, proof, _ := strings.Cut(h.Get("Dpop"), ".") // what is before it is the public key
+				secrets = append(secrets, proof)
+			}
+			mu.Lock()
+			all := strings.Join(shown, "\n")
+			mu.Unlock()
+			if !strings.Contains(all, "shown") || strings.Contains(all, "dpop") || strings.Contains(all, "authorization") {
+				t.Errorf("the trace saw %q", all)
+			}
+			credentialtest.NoLeak(t, all, secrets...)
+			credentialtest.NoLeak(t, resp.Header, secrets...)
+		}
 	}
-	credentialtest.NoLeak(t, err, user)
+}
+
+// No printer that follows pointers reaches the token or the proof. In the
+// bubble, nothing runs while they are printed.
+func TestLeak_NoPointerLeadsToABoundTokenOrItsKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token, user := credentialtest.Canary(), credentialtest.Canary()
+		var proof string
+		base := credential.NewBase()
+		base.DialContext = serve(t, func(w http.ResponseWriter, r *http.Request) {
+			proof = r.Header.Get("Dpop")
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.WriteString(w, "text")
+		})
+		t.Cleanup(base.CloseIdleConnections)
+		m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+			resp.AccessToken, resp.TokenType = secret.New(token), "DPoP"
+			return nil
+		}}
+		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding, o.Base = credential.RequireDPoP, base })
+		ctx, task := startTask(t, credential.TaskOptions{Subject: identity.Subject{ID: "alice", Token: secret.New(user)}})
+		client := b.Client(tool(t, "pay", func(x *scope.Spec) { x.Endpoint = "http://127.0.0.1/v1" }))
+		resp, err := client.Do(request(t, ctx, "GET", "http://127.0.0.1/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		_, signed, _ := strings.Cut(proof, ".") // what is before it is the public key
+		for _, v := range []any{b, client, resp, task, ctx, b.Ledger(), m.asked[0]} {
+			credentialtest.NoReach(t, v, token, signed)
+			credentialtest.NoLeak(t, v, token, user, signed)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	})
+}
+
+// The caller's trace and response show neither the proof nor the token.
+func TestLeak_TraceAndResponseShowNoProof(t *testing.T) {
+	p := newSite(t, siteOptions{binding: credential.RequireDPoP})
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	var mu sync.Mutex
+	var shown []string
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(k string, _ []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		shown = append(shown, strings.ToLower(k))
+	}})
+	r := request(t, ctx, "GET", p.tool.URL())
+	resp, err := p.broker.Client(p.scope).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if len(shown) == 0 {
+		t.Error("the trace saw nothing")
+	}
+	for _, k := range shown {
+		if k == "dpop" || k == "authorization" {
+			t.Errorf("the trace saw %s", k)
+		}
+	}
+	if resp.Request != r || len(resp.Request.Header) != 0 || len(r.Header) != 0 {
+		t.Errorf("the response's request has %v", resp.Request.Header)
+	}
 }

@@ -13,6 +13,148 @@ import (
 	"github.com/taskcred/taskcred/scope"
 )
 
+// An issuer may return the same token again for the same key. The token is not
+// revoked while it is in use.
+func TestInherit_SameTokenIsNotRevokedWhileInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		token := secret.New("same-" + time.Now().String()[:4])
+		m := &mint{ttl: 100 * time.Second, answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+			r.AccessToken = token
+			return nil
+		}}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		ctx, task := startTask(t, credential.TaskOptions{})
+		for range 2 {
+			if _, err := b.Credential(ctx, s); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(80 * time.Second)
+			synctest.Wait()
+		}
+		if n := m.tries; n != 0 {
+			t.Errorf("revoked %d times while in use", n)
+		}
+		if n := len(b.Ledger().Leases()); n != 1 {
+			t.Errorf("%d leases for one token", n)
+		}
+		if err := task.End(t.Context()); err != nil || m.tries != 1 {
+			t.Errorf("at the end: %v, %d revocations", err, m.tries)
+		}
+	})
+}
+
+func TestInherit_CallsUnderWayKeepTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: 100 * time.Second}
+		n := 0
+		m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+			if n++; n < 3 {
+				r.AccessToken = secret.New("same")
+			}
+			return nil
+		}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		client := b.Client(s)
+		held, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Body.Close()
+		for range 2 {
+			time.Sleep(80 * time.Second)
+			resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			synctest.Wait()
+		}
+		if m.taken["same"] != 0 {
+			t.Error("revoked while a call carries it")
+		}
+	})
+}
+
+func TestInherit_HandedOutTokenIsNotRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: 100 * time.Second}
+		n := 0
+		m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+			if n++; n < 3 {
+				r.AccessToken = secret.New("same")
+			}
+			return nil
+		}
+		b := newBroker(t, m)
+		s := tool(t, "pay")
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		c, err := b.Credential(ctx, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := b.Client(s)
+		for i := range 2 {
+			time.Sleep(80 * time.Second)
+			resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			synctest.Wait()
+			if _, err := c.Secret(); i == 0 && err != nil {
+				t.Error("a handle within its lifetime says:", err)
+			}
+		}
+		if m.taken["same"] != 0 {
+			t.Error("a token that was handed out was revoked when superseded")
+		}
+	})
+}
+
+// An issuer returns the same token several times, each time with another
+// refresh token. All refresh tokens are revoked once with the token, and not
+// before. If one revocation fails, the others are made nevertheless.
+func TestInherit_AllRefreshTokensAreRevokedOnce(t *testing.T) {
+	for name, broken := range map[string]string{"all": "", "one fails": "refresh-2"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &mint{ttl: 100 * time.Second, revoke: func(_ context.Context, token string) error {
+					if token == broken {
+						return errors.New("not this one")
+					}
+					return nil
+				}}
+				m.answer = func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
+					r.AccessToken, r.RefreshToken = secret.New("same"), secret.New(fmt.Sprint("refresh-", min(m.issues(), 3)))
+					return nil
+				}
+				b := newBroker(t, m)
+				ctx, task := startTask(t, credential.TaskOptions{})
+				for range 4 {
+					if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(80 * time.Second) // past the time to refresh
+					synctest.Wait()
+				}
+				if m.issues() != 4 || m.tried() != 0 {
+					t.Errorf("%d exchanges, want 4; %d revocations while it is used", m.issues(), m.tried())
+				}
+				_ = task.End(ctx)
+				synctest.Wait()
+				for _, token := range []string{"same", "refresh-1", "refresh-2", "refresh-3"} {
+					if got := m.taken[token]; (got == 0) != (token == broken) || broken == "" && got != 1 {
+						t.Errorf("%s was revoked %d times", token, got)
+					}
+				}
+			})
+		})
+	}
+}
+
 // repeater is a mint whose first answers, and as many as that, all hold the same
 // token. They live for 100 seconds: a use after 80 starts a refresh.
 func repeater(times int) *mint {
@@ -48,7 +190,7 @@ func TestInherit_HandleOfARevokedHeirIsInvalid(t *testing.T) {
 				return b.Ledger().Revoke(context.Background(), nil)
 			},
 			"Block": func(b *credential.Broker[scope.Tool], _ *credential.Task) error {
-				return second(b.Ledger().Block(context.Background(), nil))
+				return errOf(b.Ledger().Block(context.Background(), nil))
 			},
 			"Close": func(b *credential.Broker[scope.Tool], _ *credential.Task) error { return b.Close() },
 		} {

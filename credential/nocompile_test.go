@@ -11,16 +11,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/scope"
 )
 
-var want = regexp.MustCompile(`// want "(.*)"`)
+var wantComment = regexp.MustCompile(`// want "(.*)"`)
 
-// What must not compile: each line of testdata/nocompile that says what error
-// it wants gets such an error, and no other line gets any.
-func TestDoesNotCompile(t *testing.T) {
+// Each line of testdata/nocompile with a wanted error gets that error from the
+// compiler. No other line gets one.
+func TestKind_MixUpsDoNotCompile(t *testing.T) {
 	files, err := filepath.Glob("testdata/nocompile/*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no files", err)
@@ -36,7 +40,7 @@ func TestDoesNotCompile(t *testing.T) {
 			wanted := map[int]*regexp.Regexp{}
 			for _, group := range parsed.Comments {
 				for _, c := range group.List {
-					if m := want.FindStringSubmatch(c.Text); m != nil {
+					if m := wantComment.FindStringSubmatch(c.Text); m != nil {
 						wanted[fset.Position(c.Pos()).Line] = regexp.MustCompile(m[1])
 					}
 				}
@@ -88,4 +92,36 @@ func exportData(t *testing.T) map[string]string {
 		}
 	}
 	return m
+}
+
+// Neither reflection nor a detour over any converts what the compiler does not.
+func TestKind_MixUpsFailAtRunTime(t *testing.T) {
+	for _, kinds := range [][]reflect.Type{
+		{reflect.TypeFor[scope.Model](), reflect.TypeFor[scope.Retrieval](), reflect.TypeFor[scope.Tool](), reflect.TypeFor[scope.Any]()},
+		{reflect.TypeFor[credential.Credential[scope.Model]](), reflect.TypeFor[credential.Credential[scope.Retrieval]](), reflect.TypeFor[credential.Credential[scope.Tool]]()},
+		{reflect.TypeFor[*credential.Broker[scope.Model]](), reflect.TypeFor[*credential.Broker[scope.Retrieval]](), reflect.TypeFor[*credential.Broker[scope.Tool]]()},
+		{reflect.TypeFor[*credential.Transport[scope.Model]](), reflect.TypeFor[*credential.Transport[scope.Retrieval]](), reflect.TypeFor[*credential.Transport[scope.Tool]]()},
+		{reflect.TypeFor[credential.TokenRequest[scope.Model]](), reflect.TypeFor[credential.TokenRequest[scope.Retrieval]](), reflect.TypeFor[credential.TokenRequest[scope.Tool]]()},
+		{reflect.TypeFor[credential.IssuerFunc[scope.Model]](), reflect.TypeFor[credential.IssuerFunc[scope.Retrieval]](), reflect.TypeFor[credential.IssuerFunc[scope.Tool]]()},
+		{reflect.TypeFor[credential.Issuer[scope.Model]](), reflect.TypeFor[credential.Issuer[scope.Retrieval]](), reflect.TypeFor[credential.Issuer[scope.Tool]]()},
+	} {
+		for _, from := range kinds {
+			for _, to := range kinds {
+				if from != to && from.ConvertibleTo(to) {
+					t.Errorf("%v converts to %v", from, to)
+				}
+			}
+		}
+	}
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	c, err := newModelBroker(t, modelVendor(noError)).Credential(ctx, modelOf(t, tool(t, "gpt")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := any(c).(credential.Credential[scope.Tool]); ok {
+		t.Error("a model's credential is a tool's, by way of any")
+	}
+	if _, ok := scope.As[scope.Tool](c.Scope().Any()); ok {
+		t.Error("a model's scope is a tool's, by way of scope.Any")
+	}
 }

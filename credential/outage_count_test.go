@@ -20,16 +20,6 @@ type patient struct {
 	next error
 }
 
-func newPatient() *patient {
-	p := &patient{mint: &mint{ttl: time.Hour}}
-	p.before = func(context.Context) error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.next
-	}
-	return p
-}
-
 func (p *patient) will(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,6 +34,16 @@ func (p *patient) ask(t *testing.T, b *credential.Broker[scope.Tool]) (err error
 	before := p.issues()
 	_, err = b.Credential(ctx, tool(t, "pay"))
 	return err, p.issues() != before
+}
+
+func newPatient() *patient {
+	p := &patient{mint: &mint{ttl: time.Hour}}
+	p.before = func(context.Context) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.next
+	}
+	return p
 }
 
 var errDial = &credential.Error{Reason: credential.ErrIssuer, Code: "dial", Host: "as.test", Detail: "about one user"}
@@ -152,7 +152,7 @@ func TestOutage_PausesDouble(t *testing.T) {
 			if _, asked := p.ask(t, b); asked {
 				t.Errorf("after failure %d: asked too early", i+3)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		p.will(nil)
 		if err, asked := p.ask(t, b); !asked || err != nil {

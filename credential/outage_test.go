@@ -3,6 +3,8 @@ package credential_test
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,9 +12,9 @@ import (
 	"github.com/taskcred/taskcred/credential"
 )
 
-// An issuer that is down is asked ever more seldom, by one caller at a time;
-// all are told at once, and issuing resumes by itself without a storm.
-func TestOutage(t *testing.T) {
+// An issuer that is down is probed ever less often, by one caller at a time.
+// All other callers fail at once. Issuing resumes by itself without a storm.
+func TestOutage_OneCallerAtATimeProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := true
 		m := &mint{ttl: time.Hour, before: func(context.Context) error {
@@ -68,8 +70,9 @@ func TestOutage(t *testing.T) {
 	})
 }
 
-// What an issuer answers is no outage, and other issuers are not touched.
-func TestNoOutage(t *testing.T) {
+// An error that the issuer answered with is no outage. An outage does not
+// affect other issuers.
+func TestOutage_AnswersAreNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, _ := startTask(t, credential.TaskOptions{})
 		for _, answer := range []error{
@@ -99,8 +102,9 @@ func TestNoOutage(t *testing.T) {
 	})
 }
 
-// Retry-After is obeyed from the first failure, and passed on.
-func TestRetryAfter(t *testing.T) {
+// Retry-After is obeyed from the first failure, and the caller's error has what
+// is left of it.
+func TestOutage_ObeysRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := true
 		m := &mint{ttl: time.Hour, before: func(context.Context) error {
@@ -129,9 +133,9 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// One blip that many requests meet at the same time is one failure and no
-// outage of ten seconds.
-func TestBlip(t *testing.T) {
+// A failure that many concurrent requests meet counts once, and does not stop
+// issuing for ten seconds.
+func TestOutage_BlipIsOneFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := true
 		m := &mint{ttl: time.Hour, before: func(context.Context) error {
@@ -158,9 +162,9 @@ func TestBlip(t *testing.T) {
 	})
 }
 
-// An issuer that says nothing is left alone also when nobody waits to the end:
-// callers with deadlines of their own learn of the outage as others do.
-func TestOutageWithImpatientCallers(t *testing.T) {
+// An issuer that does not answer is an outage even if all callers leave before
+// IssueTimeout.
+func TestOutage_BeginsWithImpatientCallersToo(t *testing.T) {
 	for name, impatient := range map[string]func(*testing.T) (context.Context, func()){
 		"callers": func(t *testing.T) (context.Context, func()) {
 			ctx, _ := startTask(t, credential.TaskOptions{})
@@ -197,9 +201,8 @@ func TestOutageWithImpatientCallers(t *testing.T) {
 	}
 }
 
-// Who gives up before the issuer had its time says nothing about it: that
-// somebody is in a hurry is nobody else's outage.
-func TestHurryIsNoOutage(t *testing.T) {
+// A caller that leaves before the issuer had time to answer causes no outage.
+func TestOutage_HurriedCallersCauseNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
 			select {
@@ -228,9 +231,9 @@ func TestHurryIsNoOutage(t *testing.T) {
 	})
 }
 
-// A request that was under way when the pause was set does not open the door
-// when it is given up, and its Retry-After is obeyed when it is longer.
-func TestStragglers(t *testing.T) {
+// A request that began before the pause does not end it when it is given up. If
+// its Retry-After is longer than the pause, it is obeyed.
+func TestOutage_StragglerDoesNotEndThePause(t *testing.T) {
 	for name, c := range map[string]struct {
 		deadline time.Duration // of the straggler's caller
 		after    time.Duration // the pause that is left when it is over
@@ -275,8 +278,8 @@ func TestStragglers(t *testing.T) {
 	}
 }
 
-// When the one that finds out gives up, the next one does.
-func TestProbeGivesUp(t *testing.T) {
+// If the caller that probes the issuer leaves, the next caller probes.
+func TestOutage_NextCallerProbesWhenTheProbeLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := true
 		m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
@@ -307,4 +310,74 @@ func TestProbeGivesUp(t *testing.T) {
 			t.Errorf("the next one: %v, %d requests", err, m.issues())
 		}
 	})
+}
+
+// An issuer that refuses, hangs or panics for five minutes delays its own
+// callers only. The other broker works on, although both share ledger, events
+// and tasks.
+func TestOutage_OfOneIssuerLeavesOthersAlone(t *testing.T) {
+	for name, fail := range map[string]func(context.Context) error{
+		"refuses":        func(context.Context) error { return &credential.Error{Reason: credential.ErrIssuer, Code: "http_503"} },
+		"hangs":          func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"hangs and deaf": func(context.Context) error { time.Sleep(time.Hour); return nil },
+		"panics":         func(context.Context) error { panic("boom") },
+	} {
+		for _, broken := range []string{"models", "tools"} {
+			t.Run(name+", the "+broken, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var ledger credential.Ledger
+					share := func(o *credential.BrokerOptions) { o.Ledger, o.Events = &ledger, func(credential.Event) {} }
+					var down atomic.Bool
+					ask := func(what string) func(context.Context) error {
+						return func(ctx context.Context) error {
+							if down.Load() && what == broken {
+								return fail(ctx)
+							}
+							return nil
+						}
+					}
+					m := &mint{ttl: time.Hour, before: ask("tools"), revoke: func(ctx context.Context, _ string) error { return ask("tools")(ctx) }}
+					tools, models := newBroker(t, m, share), newModelBroker(t, modelVendor(ask("models")), share)
+					pay := tool(t, "pay")
+					gpt := modelOf(t, tool(t, "gpt"))
+					call := func(ctx context.Context, what string) error {
+						if what == "tools" {
+							return errOf(tools.Credential(ctx, pay))
+						}
+						return errOf(models.Credential(ctx, gpt))
+					}
+					old, oldTask := startTask(t, credential.TaskOptions{Timeout: time.Hour})
+					if err := errors.Join(call(old, "tools"), call(old, "models")); err != nil {
+						t.Fatal(err)
+					}
+					down.Store(true)
+					well := map[string]string{"tools": "models", "models": "tools"}[broken]
+					for range 300 { // five minutes
+						ctx, task := startTask(t, credential.TaskOptions{EndTimeout: time.Nanosecond})
+						go func() { _ = call(ctx, broken) }()
+						began := time.Now()
+						if err := errors.Join(call(ctx, well), call(old, well), call(old, broken)); err != nil || time.Since(began) != 0 {
+							t.Fatalf("the %s: %v after %v", well, err, time.Since(began))
+						}
+						if err := ledger.Revoke(ctx, func(l credential.Lease) bool {
+							return l.Task == task.ID() && strings.HasPrefix(l.Scope.String(), strings.TrimSuffix(well, "s"))
+						}); err != nil || time.Since(began) != 0 {
+							t.Fatalf("revoking the %s: %v after %v", well, err, time.Since(began))
+						}
+						_ = task.End(ctx)
+						time.Sleep(time.Second)
+					}
+					down.Store(false)
+					time.Sleep(15 * time.Second)
+					if err := call(old, broken); err != nil {
+						t.Errorf("afterwards, cached: %v", err)
+					}
+					_ = oldTask.End(old)
+					if name == "hangs and deaf" {
+						time.Sleep(time.Hour)
+					}
+				})
+			})
+		}
+	}
 }

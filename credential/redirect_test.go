@@ -8,6 +8,7 @@ import (
 	"net/http/cookiejar"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// redirects answers /v1/start with a redirect, and anything else with 200.
-func redirects(status int, location string) *wire {
+// redirectingWire redirects /v1/start, and responds with 200 to anything else.
+func redirectingWire(status int, location string) *wire {
 	return &wire{answer: func(r *http.Request) *http.Response {
 		if r.URL.Path == "/v1/start" {
 			return respond(status, "", "Location", location, "Set-Cookie", "session=theirs; Path=/; Domain=test")
@@ -27,9 +28,10 @@ func redirects(status int, location string) *wire {
 	}}
 }
 
-// On every hop of a redirect, with the broker's client and with its transport in
-// a client of somebody else's that keeps cookies.
-func TestRedirects(t *testing.T) {
+// A redirect is followed within the scope only, and each hop is authorized.
+// This holds for the broker's client, and for its transport in another client
+// that keeps cookies.
+func TestRedirect_IsFollowedWithinTheScopeOnly(t *testing.T) {
 	clients := map[string]func(*credential.Transport[scope.Tool]) *http.Client{
 		"its own client": (*credential.Transport[scope.Tool]).Client,
 		"another client": func(tr *credential.Transport[scope.Tool]) *http.Client {
@@ -57,7 +59,7 @@ func TestRedirects(t *testing.T) {
 					"a trailing dot":               "https://pay.test./v1",
 					"a chain that would come back": "https://evil.test/back",
 				} {
-					w := redirects(status, location)
+					w := redirectingWire(status, location)
 					b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = w })
 					ctx, _ := startTask(t, credential.TaskOptions{})
 					r, err := http.NewRequestWithContext(ctx, method, "https://pay.test/v1/start", strings.NewReader("x"))
@@ -75,7 +77,7 @@ func TestRedirects(t *testing.T) {
 				}
 				// Within the scope it is followed, and the policy is asked again.
 				asked := 0
-				w := redirects(status, "/v1/end")
+				w := redirectingWire(status, "/v1/end")
 				b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
 					o.Base = w
 					o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
@@ -98,9 +100,9 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// Redirects within the scope that do not end are followed ten times.
-func TestRedirectsEnd(t *testing.T) {
-	w := redirects(302, "/v1/start")
+// After ten redirects within the scope the client stops.
+func TestRedirect_StopsAfterTen(t *testing.T) {
+	w := redirectingWire(302, "/v1/start")
 	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = w })
 	ctx, _ := startTask(t, credential.TaskOptions{})
 	_, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1/start"))
@@ -109,10 +111,10 @@ func TestRedirectsEnd(t *testing.T) {
 	}
 }
 
-// A client of somebody else's may reach other hosts, past the transport. What
-// they redirect to the tool is not what the caller asked for, and carries no
-// credential: neither a chain that comes back nor one that began elsewhere.
-func TestRedirectFromElsewhere(t *testing.T) {
+// A client may reach other hosts with another transport. A redirect from them
+// to the tool carries no credential, whether the chain began there or came back
+// from there.
+func TestRedirect_FromElsewhereCarriesNothing(t *testing.T) {
 	answers := map[string]string{
 		"https://pay.test/v1/leave":    "https://evil.test/back",
 		"https://evil.test/back":       "https://pay.test/v1/refund",
@@ -176,8 +178,69 @@ func TestRedirectFromElsewhere(t *testing.T) {
 	}
 }
 
-// router chooses a transport for each request, as programs do that have one
-// client for all hosts.
+// router chooses a transport for each request, as programs do with one client
+// for all hosts.
 type router func(*http.Request) http.RoundTripper
 
 func (f router) RoundTrip(r *http.Request) (*http.Response, error) { return f(r).RoundTrip(r) }
+
+// A redirect to another host carries no proof. A redirect within the scope has
+// a proof of its own.
+func TestRedirect_EachHopHasItsOwnProof(t *testing.T) {
+	elsewhere := newTLSEcho(t)
+	for _, to := range []string{"https://evil.test/v1", "/v1/again"} {
+		var mu sync.Mutex
+		var proofs []string
+		p := newSite(t, siteOptions{binding: credential.RequireDPoP, resource: credentialtest.ResourceOptions{URL: "/v1"}, base: func(rt http.RoundTripper) http.RoundTripper {
+			return transportFunc(func(r *http.Request) (*http.Response, error) {
+				if r.URL.Hostname() == "evil.test" {
+					return elsewhere.base.RoundTrip(r)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if proofs = append(proofs, r.Header.Get("Dpop")); len(r.Header.Values("Dpop")) != 1 {
+					t.Errorf("%d proofs", len(r.Header.Values("Dpop")))
+				}
+				if len(proofs) == 1 {
+					return respond(307, "", "Location", to), nil
+				}
+				return rt.RoundTrip(r)
+			})
+		}})
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		r := request(t, ctx, "GET", p.tool.URL())
+		r.Header["dpop"], r.Header["DPOP"], r.Header["Dpop"] = []string{"theirs"}, []string{"theirs"}, []string{"theirs", "theirs"}
+		resp, err := p.broker.Client(p.scope).Do(r)
+		if to[0] == '/' {
+			if err != nil || resp.StatusCode != 200 || len(proofs) != 2 || proofs[0] == proofs[1] {
+				t.Errorf("within: %v, %d proofs", err, len(proofs))
+			}
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+		} else if !errors.Is(err, credential.ErrOutOfScope) || len(proofs) != 1 {
+			t.Errorf("elsewhere: %v, %d proofs", err, len(proofs))
+		}
+		// A client that follows by itself has nothing of ours to carry along.
+		bare := &http.Client{Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Hostname() == "evil.test" {
+				return elsewhere.base.RoundTrip(r)
+			}
+			return p.broker.Transport(p.scope, nil).RoundTrip(r)
+		})}
+		mu.Lock()
+		proofs = nil
+		mu.Unlock()
+		if resp, err := bare.Do(request(t, ctx, "GET", p.tool.URL())); err == nil {
+			_ = resp.Body.Close()
+		}
+	}
+	if n := len(elsewhere.headers()); n != 1 {
+		t.Fatalf("%d requests elsewhere, want that of the client that follows by itself", n)
+	}
+	for _, h := range elsewhere.headers() {
+		if h.Get("Dpop") != "" || h.Get("Authorization") != "" {
+			t.Error("a proof or a token went elsewhere")
+		}
+	}
+}

@@ -4,14 +4,197 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 )
+
+// A task with MaxLeases credentials gets no further one until one of them has
+// died. Another task has a bound of its own.
+func TestTask_HoldsMaxLeasesAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: time.Minute}
+		b := newBroker(t, m)
+		ctx, _ := startTask(t, credential.TaskOptions{MaxLeases: 2})
+		other, _ := startTask(t, credential.TaskOptions{MaxLeases: 2})
+		get := func(ctx context.Context, name string) error {
+			return errOf(b.Credential(ctx, tool(t, name)))
+		}
+		if err := errors.Join(get(ctx, "a"), get(ctx, "b"), get(ctx, "a")); err != nil {
+			t.Fatal(err)
+		}
+		if err := get(ctx, "c"); !errors.Is(err, credential.ErrLimit) {
+			t.Errorf("beyond the bound: %v", err)
+		}
+		if err := get(other, "c"); err != nil {
+			t.Errorf("another task: %v", err)
+		}
+		time.Sleep(2 * time.Minute)
+		if err := get(ctx, "c"); err != nil {
+			t.Errorf("after the others died: %v", err)
+		}
+	})
+}
+
+// A task that asks for ever more scopes is refused at its bound. Another task
+// is not affected.
+func TestTask_GreedyStopsAtItsBound(t *testing.T) {
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m)
+	greedy, task := startTask(t, credential.TaskOptions{})
+	modest, _ := startTask(t, credential.TaskOptions{})
+	for i := range 2000 {
+		_, err := b.Credential(greedy, tool(t, fmt.Sprint("s", i)))
+		if want := error(nil); i >= 256 {
+			want = credential.ErrLimit
+			if !errors.Is(err, want) {
+				t.Fatalf("scope %d: %v", i, err)
+			}
+		} else if err != nil {
+			t.Fatalf("scope %d: %v", i, err)
+		}
+	}
+	if _, err := b.Credential(modest, tool(t, "pay")); err != nil {
+		t.Errorf("another task: %v", err)
+	}
+	if m.issues() != 257 {
+		t.Errorf("%d exchanges", m.issues())
+	}
+	if err := task.End(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+// forgetful is an issuer that keeps no records, for tests that measure memory.
+type forgetful struct{}
+
+func (forgetful) Issue(context.Context, credential.TokenRequest[scope.Tool]) (credential.TokenResponse, error) {
+	return credential.TokenResponse{
+		AccessToken: secret.New(strconv.FormatInt(time.Now().UnixNano(), 36) + "-" + strconv.FormatUint(serial.next(), 36)),
+		TokenType:   "Bearer", ExpiresIn: new(time.Hour),
+	}, nil
+}
+
+func (forgetful) Revoke(context.Context, secret.Text, credential.TokenHint) error { return nil }
+
+type counter struct{ n uint64 }
+
+func (c *counter) next() uint64 { c.n++; return c.n }
+
+var serial counter
+
+// Many tasks one after another, each with one credential, leave no heap and no
+// goroutine behind. CI runs it with TASKCRED_TASKS=1000000.
+func TestTask_ManyLeaveNothingBehind(t *testing.T) {
+	tasks := envNumber(t, "TASKCRED_TASKS", 5_000)
+	goroutinesReturn(t)
+	b := newBroker(t, forgetful{})
+	s := tool(t, "pay")
+	one := func(ctx context.Context) {
+		ctx, task, err := credential.StartTask(ctx, credential.TaskOptions{EndTimeout: time.Hour}) // a busy machine is no failure
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Credential(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		if err := task.End(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leavesNoHeap(t, tasks, func() { one(context.Background()) })
+	if n := len(b.Ledger().Leases()); n != 0 {
+		t.Errorf("%d leases left", n)
+	}
+	// The same as steps of one task.
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	leavesNoHeap(t, tasks/2, func() { one(ctx) })
+}
+
+// Many scopes one after another leave no heap behind: scopes are interned while
+// they are in use only.
+func TestTask_ManyScopesLeaveNothingBehind(t *testing.T) {
+	b := newBroker(t, forgetful{}, func(o *credential.BrokerOptions) { o.MaxCached, o.Base = 10, noop{} })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	n := 0
+	leavesNoHeap(t, 5000, func() {
+		n++
+		s := tool(t, fmt.Sprint("s", n))
+		resp, err := b.Client(s).Do(request(t, ctx, "GET", fmt.Sprintf("https://s%d.test/v1", n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
+}
+
+// Many calls leave no heap behind in their task, in its context or in their own
+// context.
+func TestTask_ManyCallsLeaveNothingBehind(t *testing.T) {
+	b := newBroker(t, forgetful{}, func(o *credential.BrokerOptions) { o.Base = noop{} })
+	_, task := startTask(t, credential.TaskOptions{})
+	own, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	client := b.Transport(tool(t, "pay"), &credential.TransportOptions{Task: task}).Client()
+	leavesNoHeap(t, 20_000, func() {
+		resp, err := client.Do(request(t, own, "GET", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	})
+}
+
+// A credential in the inventory needs no goroutine.
+func TestTask_ManyLeasesNeedNoGoroutine(t *testing.T) {
+	const leases = 3000
+	b := newBroker(t, forgetful{})
+	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: leases, EndTimeout: time.Hour})
+	before := runtime.NumGoroutine()
+	for i := range leases {
+		if _, err := b.Credential(ctx, tool(t, fmt.Sprint("s", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "flights are over", func() bool { return runtime.NumGoroutine() <= before })
+	if n := len(b.Ledger().Leases()); n != leases {
+		t.Errorf("%d leases", n)
+	}
+	if err := task.End(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// leavesNoHeap calls do n times. It fails if more than 100 bytes remain for
+// each call, or 64 MiB in all.
+func leavesNoHeap(t *testing.T, n int, do func()) {
+	t.Helper()
+	for range 1000 {
+		do()
+	}
+	before := heapInUse()
+	for range n {
+		do()
+	}
+	if grown := heapInUse() - before; grown > min(64<<20, 256<<10+100*int64(n)) {
+		t.Errorf("the heap grew by %d KiB over %d", grown>>10, n)
+	}
+}
+
+func heapInUse() int64 {
+	runtime.GC() // what is pooled, or interned, goes with the second
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
 
 // slowRevoker is a mint whose revocations take a while each, and heed their
 // context.
@@ -282,7 +465,7 @@ func TestTask_BoundIsExact(t *testing.T) {
 		step := must(credential.StartTask(ctx, credential.TaskOptions{MaxLeases: n}))
 		for _, ctx := range []context.Context{step, ctx} {
 			for i := range n + 3 {
-				if err := second(b.Credential(ctx, tool(t, fmt.Sprint("s", i)))); i < n && err != nil || i >= n && !errors.Is(err, credential.ErrLimit) {
+				if err := errOf(b.Credential(ctx, tool(t, fmt.Sprint("s", i)))); i < n && err != nil || i >= n && !errors.Is(err, credential.ErrLimit) {
 					t.Errorf("bound %d, credential %d: %v", n, i+1, err)
 				}
 			}

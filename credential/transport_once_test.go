@@ -23,7 +23,7 @@ import (
 // is not known. Its neighbour, a token that lives, goes out twice: the fault is
 // one after which net/http sends again.
 func TestTransport_OneCallTokenOnADyingConnection(t *testing.T) {
-	d := newDeadly(t, false)
+	d := newDroppingServer(t, false)
 	base := credential.NewBase()
 	defer base.CloseIdleConnections()
 	for name, c := range map[string]struct {
@@ -236,7 +236,7 @@ func TestTransport_ErrorOfACallThatIsOut(t *testing.T) {
 		call, cancel := context.WithCancel(ctx)
 		defer cancel()
 		b := newBroker(t, m, func(o *credential.BrokerOptions) {
-			o.Base = roundTripper(func(*http.Request) error { c.end(task, cancel); return boom })
+			o.Base = failingBase(func(*http.Request) error { c.end(task, cancel); return boom })
 		})
 		_, err := b.Transport(tool(t, "pay"), nil).RoundTrip(request(t, call, "GET", "https://pay.test/v1"))
 		if !errors.Is(err, c.want) {

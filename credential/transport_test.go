@@ -5,27 +5,26 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
+	"maps"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httptrace"
 	"net/url"
-	"slices"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// A request out of scope is refused before policy and issuer see anything, and
-// nothing is sent.
-func TestOutOfScopeRequests(t *testing.T) {
+// A request out of scope is refused before the policy or the issuer is asked,
+// and nothing is sent.
+func TestTransport_RefusesOutOfScope(t *testing.T) {
 	m, w := &mint{ttl: time.Hour}, &wire{}
 	asked := 0
 	b := newBroker(t, m, func(o *credential.BrokerOptions) {
@@ -61,7 +60,7 @@ func TestOutOfScopeRequests(t *testing.T) {
 		"cyrillic host": func(r *http.Request) { r.URL.Host = "pаy.test"; r.Host = "pаy.test" },
 	} {
 		r := request(t, ctx, "GET", "https://pay.test/v1")
-		body := &closing{Reader: strings.NewReader("x")}
+		body := &closeRecorder{Reader: strings.NewReader("x")}
 		r.Body = body
 		change(r)
 		_, err := b.Transport(tool(t, "pay"), nil).RoundTrip(r)
@@ -88,9 +87,9 @@ func TestOutOfScopeRequests(t *testing.T) {
 	}
 }
 
-// Other spellings of a host are other hosts, unless they differ in case or by
-// the scheme's own port alone; other spellings of a path are other paths.
-func TestLookAlikes(t *testing.T) {
+// Another spelling of a host is another host, unless it differs in case or
+// names the default port. Another spelling of a path is another path.
+func TestTransport_RefusesLookAlikes(t *testing.T) {
 	for endpoint, c := range map[string]struct{ out, in []string }{
 		"https://api.example.com/v1": {
 			out: []string{
@@ -151,269 +150,92 @@ func TestLookAlikes(t *testing.T) {
 	}
 }
 
-type closing struct {
-	io.Reader
-	closed bool
-}
-
-func (c *closing) Close() error { c.closed = true; return nil }
-
-// One credential goes out, and it is ours; the caller's request is unchanged
-// and its response shows no secret.
-func TestHeaders(t *testing.T) {
-	m, w := &mint{ttl: time.Hour}, &wire{}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	theirs := []string{"Authorization", "authorization", "AUTHORIZATION", "Proxy-Authorization", "Cookie", "cookie", "DPoP", "X-Api-Key", "x-api-key", "X-Goog-Api-Key", "Txn-Token"}
-	r := request(t, ctx, "POST", "https://pay.test/v1")
-	for _, k := range theirs {
-		r.Header[k] = []string{"theirs"}
-	}
-	r.Header["X-Other"] = []string{"kept"}
-	before := r.Header.Clone()
-
-	var seen []string
-	r = r.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaderField: func(k string, v []string) { seen = append(seen, k+strings.Join(v, "")) }}))
-	resp, err := b.Client(tool(t, "pay")).Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	sent := w.requests()[0]
-	want := http.Header{"Authorization": {"Bearer " + m.given[0]}, "X-Other": {"kept"}}
-	if !equalHeaders(sent.Header, want) {
-		t.Error("sent headers are not ours and X-Other alone")
-	}
-	if !equalHeaders(r.Header, before) {
-		t.Error("the caller's request was changed")
-	}
-	if resp.Request.Header.Get("Authorization") != "theirs" {
-		t.Error("the response's request is not the caller's")
-	}
-	trace := httptrace.ContextClientTrace(sent.Context())
-	trace.WroteHeaderField("Authorization", sent.Header["Authorization"])
-	trace.WroteHeaderField("authorization", sent.Header["Authorization"]) // as HTTP/2 writes it
-	trace.WroteHeaderField("dpop", []string{"a base's"})
-	trace.WroteHeaderField("X-Other", []string{"kept"})
-	if !slices.Equal(seen, []string{"X-Otherkept"}) {
-		t.Errorf("the caller's trace saw %d headers", len(seen))
-	}
-}
-
-func equalHeaders(a, b http.Header) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k := range a {
-		if !slices.Equal(a[k], b[k]) {
-			return false
-		}
-	}
-	return true
-}
-
-// No trace of the caller follows the credential to the issuer.
-func TestIssuerIsNotTraced(t *testing.T) {
-	type spanKey struct{}
-	m := &mint{ttl: time.Hour, before: func(ctx context.Context) error {
-		if httptrace.ContextClientTrace(ctx) != nil {
-			return errors.New("traced")
-		}
-		if ctx.Value(spanKey{}) != "span" {
-			return errors.New("the caller's values are lost")
-		}
-		return nil
-	}}
-	b := newBroker(t, m)
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	ctx = context.WithValue(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{}), spanKey{}, "span")
-	if _, err := b.Credential(ctx, tool(t, "pay")); err != nil {
-		t.Error(err)
-	}
-}
-
-// On 401 that very token is dropped and revoked, and a safe request is repeated
-// once.
-func TestUnauthorized(t *testing.T) {
-	type count struct{ sent, issued, status int }
-	for _, c := range []struct {
-		name   string
-		method string
-		body   string
-		noGet  bool // the body cannot be had again
-		unsafe bool
-		always bool // every token is rejected
-		want   count
-	}{
-		{name: "GET", method: "GET", want: count{2, 2, 200}},
-		{name: "GET with a body", method: "GET", body: "x", want: count{2, 2, 200}},
-		{name: "GET with a body that cannot be had again", method: "GET", body: "x", noGet: true, want: count{1, 1, 401}},
-		{name: "POST", method: "POST", body: "x", want: count{1, 1, 401}},
-		{name: "POST with ReplayUnsafe", method: "POST", body: "x", unsafe: true, want: count{2, 2, 200}},
-		{name: "always rejected", method: "GET", always: true, want: count{2, 2, 401}},
+func TestTransport_RefusesDoubleEncodedPaths(t *testing.T) {
+	s := tool(t, "pay")
+	for _, u := range []string{
+		"https://pay.test/v1/x%252f..%252f..%252fadmin%25zz",
+		"https://pay.test/v1/%252e%252e;%25",
+		"https://pay.test/v1/a%c0%af..%c0%afb",
+		"https://pay.test/v1/%c0%ae%c0%ae/b",
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m := &mint{ttl: time.Hour}
-				var bodies []string
-				w := &wire{}
-				w.answer = func(r *http.Request) *http.Response {
-					data, _ := io.ReadAll(r.Body)
-					bodies = append(bodies, string(data))
-					if c.always || len(w.requests()) == 1 {
-						return respond(401, "no", "WWW-Authenticate", `Bearer error="invalid_token"`)
-					}
-					return respond(200, "ok")
-				}
-				b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-				ctx, _ := startTask(t, credential.TaskOptions{})
-				r, err := http.NewRequestWithContext(ctx, c.method, "https://pay.test/v1", strings.NewReader(c.body))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if c.noGet {
-					r.GetBody = nil
-				}
-				resp, err := b.Transport(tool(t, "pay"), &credential.TransportOptions{ReplayUnsafe: c.unsafe}).RoundTrip(r)
-				if err != nil {
-					t.Fatal(err)
-				}
-				resp.Body.Close()
-				synctest.Wait()
-				if got := (count{len(w.requests()), m.issues(), resp.StatusCode}); got != c.want {
-					t.Errorf("sent, issued, status: %v, want %v", got, c.want)
-				}
-				for _, got := range bodies {
-					if got != c.body {
-						t.Errorf("body %q, want %q", got, c.body)
-					}
-				}
-				alive := 1
-				if c.want.status == 401 {
-					alive = 0
-				}
-				if n := len(m.alive()); n != alive {
-					t.Errorf("%d tokens alive, want %d", n, alive)
-				}
-			})
+		r := request(t, t.Context(), "GET", u)
+		if err := s.Covers("GET", r.URL); err == nil {
+			t.Errorf("covers %s", u)
+		}
+	}
+}
+
+// Both clients are an *http.Client, so the compiler cannot tell them apart.
+// Each refuses the endpoint of the other before a policy or an issuer is asked
+// and before a byte is sent.
+func TestTransport_RefusesTheEndpointOfAnotherKind(t *testing.T) {
+	m, w := &mint{ttl: time.Hour}, &wire{}
+	asked := 0
+	same := func(o *credential.BrokerOptions) {
+		o.Base = w
+		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+			asked++
+			return policy.Decision{Allow: true}, nil
 		})
 	}
+	tools := newBroker(t, m, same).Client(tool(t, "pay"))
+	models := newModelBroker(t, modelVendor(func(context.Context) error { asked++; return nil }), same).Client(modelOf(t, tool(t, "gpt")))
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	for url, client := range map[string]*http.Client{"https://gpt.test/v1": tools, "https://pay.test/v1": models} {
+		if _, err := client.Do(request(t, ctx, "POST", url)); !errors.Is(err, credential.ErrOutOfScope) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	if asked != 0 || m.issues() != 0 || len(w.requests()) != 0 {
+		t.Errorf("policy or vendor asked %d times, issuer %d; %d requests sent", asked, m.issues(), len(w.requests()))
+	}
 }
 
-// A tool that always says no does not turn every call into an exchange, and
-// issuing resumes by itself.
-func TestAlwaysUnauthorized(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Hour}
-		no := true
-		w := &wire{answer: func(*http.Request) *http.Response {
-			if no {
-				return respond(401, "")
-			}
-			return respond(200, "")
-		}}
-		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-		ctx, _ := startTask(t, credential.TaskOptions{})
-		client := b.Client(tool(t, "pay"))
-		do := func() error {
-			resp, err := client.Do(request(t, ctx, "POST", "https://pay.test/v1"))
-			if err == nil {
-				resp.Body.Close()
-			}
-			return err
-		}
-		for range 2 {
-			if err := do(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for range 100 {
-			if err := do(); !errors.Is(err, credential.ErrRejected) {
-				t.Fatalf("got %v", err)
-			}
-		}
-		if m.issues() != 2 {
-			t.Errorf("%d exchanges for 102 calls", m.issues())
-		}
-		no = false
-		time.Sleep(time.Minute)
-		for range 2 {
-			if err := do(); err != nil {
-				t.Errorf("after the pause: %v", err)
-			}
-		}
-		if m.issues() != 3 {
-			t.Errorf("%d exchanges", m.issues())
-		}
-	})
-}
-
-// A 401 drops the token that was sent and no fresher one.
-func TestUnauthorizedDropsThatVeryToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: time.Hour}
-		gate := make(chan struct{})
-		w := &wire{}
-		w.answer = func(r *http.Request) *http.Response {
-			if r.URL.Path == "/v1/slow" {
-				<-gate
-				return respond(401, "")
-			}
-			if r.Header.Get("Authorization") == "Bearer "+m.given[0] {
-				return respond(401, "")
-			}
-			return respond(200, "")
-		}
-		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-		ctx, _ := startTask(t, credential.TaskOptions{})
-		client := b.Client(tool(t, "pay"))
-		go func() { // carries the first token for long
-			resp, err := client.Do(request(t, ctx, "POST", "https://pay.test/v1/slow"))
-			if err == nil {
-				resp.Body.Close()
-			}
-		}()
-		synctest.Wait()
-		for range 2 { // the first is rejected, the second is fresh
-			resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
-			if err != nil {
-				t.Fatal(err)
-			}
+// A model and a tool behind one host are told apart by their paths. Each
+// request carries the token of its own kind.
+func TestTransport_TellsKindsApartBehindOneGateway(t *testing.T) {
+	m, w := &mint{ttl: time.Hour}, &wire{}
+	at := func(path string) func(*scope.Spec) {
+		return func(s *scope.Spec) { s.Endpoint = "https://gateway.test" + path }
+	}
+	same := func(o *credential.BrokerOptions) { o.Base = w }
+	tools := newBroker(t, m, same).Client(tool(t, "both", at("/tools/pay")))
+	models := newModelBroker(t, modelVendor(noError), same).Client(modelOf(t, tool(t, "both", at("/models/gpt"))))
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	for _, c := range []struct {
+		client *http.Client
+		path   string
+		prefix string // of the token; "" where it is refused
+	}{
+		{tools, "/tools/pay/1", "Bearer "}, {models, "/models/gpt/1", "Bearer model-"},
+		{tools, "/models/gpt/1", ""}, {models, "/tools/pay/1", ""},
+		{tools, "/tools/pay/../../models/gpt", ""}, {models, "/models/gpt/%2e%2e/%2e%2e/tools/pay", ""},
+		{tools, "/", ""}, {models, "/models", ""},
+	} {
+		before := len(w.requests())
+		resp, err := c.client.Do(request(t, ctx, "POST", "https://gateway.test"+c.path))
+		if err == nil {
 			resp.Body.Close()
 		}
-		close(gate)
-		synctest.Wait()
-		if alive := m.alive(); len(alive) != 1 || alive[0] != m.given[1] {
-			t.Errorf("%d alive; the fresh token was dropped for the old one's 401", len(alive))
+		if c.prefix == "" {
+			if !errors.Is(err, credential.ErrOutOfScope) || len(w.requests()) != before {
+				t.Errorf("%s: %v", c.path, err)
+			}
+			continue
 		}
-	})
-}
-
-// A 403 that asks for more is an error, and never makes the library ask for it.
-func TestInsufficientScope(t *testing.T) {
-	m := &mint{ttl: time.Hour}
-	header := `Bearer realm="x", error="insufficient_scope", scope="admin"`
-	w := &wire{answer: func(*http.Request) *http.Response { return respond(403, "", "WWW-Authenticate", header) }}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	client := b.Client(tool(t, "pay"))
-	for range 3 {
-		if _, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1")); !errors.Is(err, credential.ErrInsufficientScope) {
-			t.Errorf("got %v", err)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if m.issues() != 1 || len(w.requests()) != 3 {
-		t.Errorf("%d exchanges, %d requests", m.issues(), len(w.requests()))
-	}
-	header = `Bearer error="other"`
-	resp, err := client.Do(request(t, ctx, "GET", "https://pay.test/v1"))
-	if err != nil || resp.StatusCode != 403 {
-		t.Errorf("another 403: %v", err)
+		sent := w.requests()[before].Header.Get("Authorization")
+		if !strings.HasPrefix(sent, c.prefix) || (strings.HasPrefix(sent, "Bearer model-") != (c.client == models)) {
+			t.Errorf("%s: the token is of the other kind", c.path)
+		}
 	}
 }
 
-// The task is that of the context; one that is bound must be the same.
-func TestBoundTask(t *testing.T) {
+// A transport takes the task from the context. If the transport is bound to a
+// task, a different one in the context is an error.
+func TestTransport_BoundTaskMustBeThatOfTheContext(t *testing.T) {
 	m := &mint{ttl: time.Hour}
 	b := newBroker(t, m)
 	s := tool(t, "pay")
@@ -443,171 +265,125 @@ func TestBoundTask(t *testing.T) {
 	}
 }
 
-// A policy that narrows also narrows what may be requested.
-func TestNarrowedRequest(t *testing.T) {
-	s := tool(t, "pay")
-	narrow, err := s.Narrow(scope.Spec{Endpoint: "https://pay.test/v1/mine"})
-	if err != nil {
-		t.Fatal(err)
+// The transport changes no field of the caller's request, whatever the base
+// does. The response belongs to that request.
+func TestTransport_LeavesTheRequestUnchanged(t *testing.T) {
+	answers := map[string]func(*http.Request) *http.Response{
+		"200": func(*http.Request) *http.Response { return respond(200, "x") },
+		"401": func(*http.Request) *http.Response { return respond(401, "x") },
+		"403 that asks for more": func(*http.Request) *http.Response {
+			return respond(403, "", "WWW-Authenticate", `Bearer error="insufficient_scope"`)
+		},
+		"500":     func(*http.Request) *http.Response { return respond(500, "x") },
+		"a panic": func(*http.Request) *http.Response { panic("x") },
+		"another request": func(*http.Request) *http.Response {
+			r := respond(200, "x")
+			r.Request = &http.Request{Header: http.Header{"Authorization": {"x"}}}
+			return r
+		},
+		"a greedy base": func(r *http.Request) *http.Response {
+			clear(r.Header)
+			r.Method, r.Host, r.Close, r.ContentLength, r.Body, r.GetBody, r.Form = "X", "x", true, 7, nil, nil, map[string][]string{"x": nil}
+			return respond(200, "x")
+		},
 	}
-	w := &wire{}
-	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-		o.Base = w
-		o.Policy = narrowsTo(narrow)
-	})
+	for name, answer := range answers {
+		for _, single := range []bool{false, true} {
+			b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = &wire{answer: answer} })
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			r, err := http.NewRequestWithContext(ctx, "GET", "https://pay.test/v1/a%20b?q=1", strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range []string{"Authorization", "authorization", "Cookie", "X-Other"} {
+				r.Header[k], r.Trailer = []string{"theirs"}, http.Header{"Authorization": {"theirs"}, "X-Other": nil}
+			}
+			r.GetBody = nil // DeepEqual takes no func for another's equal
+			was, address := *r, *r.URL
+			was.Header, was.Trailer = r.Header.Clone(), maps.Clone(r.Trailer)
+			header := reflect.ValueOf(r.Header).Pointer()
+			resp, err := b.Transport(tool(t, "pay", func(s *scope.Spec) { s.SingleUse = single }), nil).RoundTrip(r)
+			if !reflect.DeepEqual(*r, was) || *r.URL != address || reflect.ValueOf(r.Header).Pointer() != header {
+				t.Errorf("%s: the request was changed", name)
+			}
+			if err == nil {
+				if resp.Request != r {
+					t.Errorf("%s: the response is one to another request", name)
+				}
+				resp.Body.Close()
+			}
+		}
+	}
+}
+
+// A base that appends to a header does not write into the caller's request.
+func TestTransport_BaseCannotWriteIntoTheRequest(t *testing.T) {
+	w := &wire{answer: func(r *http.Request) *http.Response {
+		r.Header["X-Other"] = append(r.Header["X-Other"], "base's")
+		return respond(200, "")
+	}}
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = w })
 	ctx, _ := startTask(t, credential.TaskOptions{})
-	if _, err := b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1/theirs")); !errors.Is(err, credential.ErrOutOfScope) {
-		t.Errorf("got %v", err)
-	}
-	if len(w.requests()) != 0 {
-		t.Error("sent")
-	}
-	resp, err := b.Client(s).Do(request(t, ctx, "GET", "https://pay.test/v1/mine/1"))
+	r := request(t, ctx, "GET", "https://pay.test/v1")
+	values := []string{"one", "caller's"}
+	r.Header["X-Other"] = values[:1]
+	resp, err := b.Client(tool(t, "pay")).Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-}
-
-// gRPC's credentials.PerRPCCredentials, spelled out so that gRPC stays out.
-var _ interface {
-	GetRequestMetadata(context.Context, ...string) (map[string]string, error)
-	RequireTransportSecurity() bool
-} = (*credential.Transport[scope.Tool])(nil)
-
-func TestGRPC(t *testing.T) {
-	m := &mint{ttl: time.Hour}
-	b := newBroker(t, m)
-	tr := b.Transport(tool(t, "pay"), nil)
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	if !tr.RequireTransportSecurity() {
-		t.Error("gRPC may send in clear")
-	}
-	for _, bad := range [][]string{nil, {"https://evil.test/v1"}, {"https://pay.test/v2"}, {"http://pay.test/v1"}, {"::"}, {"https://pay.test/v1", "https://evil.test"}} {
-		if _, err := tr.GetRequestMetadata(ctx, bad...); !errors.Is(err, credential.ErrOutOfScope) {
-			t.Errorf("%v: %v", bad, err)
-		}
-	}
-	if m.issues() != 0 {
-		t.Error("the issuer was asked")
-	}
-	md, err := tr.GetRequestMetadata(ctx, "https://pay.test/v1/Service")
-	if err != nil || md["authorization"] != "Bearer "+m.given[0] || len(md) != 1 {
-		t.Errorf("%d entries, %v", len(md), err)
-	}
-	text, err := tr.Token(ctx)
-	if err != nil || text != m.given[0] {
-		t.Errorf("Token: %v", err)
+	if values[1] != "caller's" || len(r.Header["X-Other"]) != 1 {
+		t.Errorf("the caller's values are %q", values)
 	}
 }
 
-// A superseded token that was handed out lives until its task ends; one that
-// only the transport carried does not.
-func TestHandedOutTokensLive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := &mint{ttl: 100 * time.Second}
-		b := newBroker(t, m)
-		s := tool(t, "pay")
-		ctx, task := startTask(t, credential.TaskOptions{})
-		if _, err := b.Transport(s, nil).Token(ctx); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(76 * time.Second)
-		if _, err := b.Transport(s, nil).Token(ctx); err != nil { // starts a refresh
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if m.issues() != 2 || len(m.alive()) != 2 {
-			t.Errorf("%d exchanges, %d alive", m.issues(), len(m.alive()))
-		}
-		if err := task.End(context.Background()); err != nil || len(m.alive()) != 0 {
-			t.Errorf("%v, %d alive after End", err, len(m.alive()))
-		}
-	})
-}
-
-// Upgraded connections stay writable.
-func TestUpgrade(t *testing.T) {
-	var buf bytes.Buffer
-	w := &wire{answer: func(*http.Request) *http.Response {
-		r := respond(101, "")
-		r.Body = duplex{&buf}
-		return r
-	}}
-	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = w })
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	rw, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		t.Fatal("the body of a 101 is not writable")
-	}
-	if _, err := rw.Write([]byte("hi")); err != nil || buf.String() != "hi" {
-		t.Errorf("wrote %q, %v", buf.String(), err)
-	}
-}
-
-type duplex struct{ *bytes.Buffer }
-
-func (duplex) Close() error { return nil }
-
-// One that was upgraded is the caller's until the task ends, which cuts it; also
-// when the server has said its last.
-func TestEndCutsUpgraded(t *testing.T) {
-	cut := make(chan struct{}, 1)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close()
-		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_, _ = io.CopyN(conn, conn, 2)
-		if r.URL.Path == "/half" {
-			_ = conn.(*net.TCPConn).CloseWrite()
-		}
-		_, _ = io.Copy(io.Discard, conn)
-		cut <- struct{}{}
-	}))
-	defer s.Close()
-	m := &mint{ttl: time.Hour}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = nil })
-	for _, path := range []string{"/", "/half"} {
-		ctx, task := startTask(t, credential.TaskOptions{})
-		r := request(t, ctx, "GET", s.URL+path)
-		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
-		resp, err := b.Client(tool(t, "pay", func(x *scope.Spec) { x.Endpoint = s.URL })).Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, echo := resp.Body.(io.ReadWriteCloser), make([]byte, 2)
-		if _, err := io.WriteString(conn, "hi"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(conn, echo); err != nil || string(echo) != "hi" {
-			t.Fatalf("%q, %v", echo, err)
-		}
-		if path == "/half" {
-			if _, err := conn.Read(echo); err != io.EOF {
-				t.Fatal(err)
+// If the base panics or calls runtime.Goexit, the call fails, the request's
+// body is closed and the token is released.
+func TestTransport_SurvivesAPanicOfTheBase(t *testing.T) {
+	for name, fail := range map[string]func(*http.Request){
+		"panic":        func(r *http.Request) { panic(r) },
+		"panic of nil": func(*http.Request) { panic(nil) },
+		"Goexit":       func(*http.Request) { runtime.Goexit() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mint{ttl: time.Hour}
+			b := newBroker(t, m, func(o *credential.BrokerOptions) {
+				o.Base = failingBase(func(r *http.Request) error { fail(r); return nil })
+			})
+			s := tool(t, "pay", func(s *scope.Spec) { s.SingleUse = true })
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			go func() {
+				closed := false
+				r := request(t, ctx, "POST", "https://pay.test/v1")
+				r.Body = flagBody{strings.NewReader("x"), &closed}
+				_, err := b.Client(s).Do(r)
+				if err == nil || !closed {
+					t.Errorf("%s: %v, body closed: %v", name, err, closed)
+				}
+				credentialtest.NoLeak(t, err, m.given...)
+			}()
+			synctest.Wait()
+			if n := len(m.alive()); m.issues() != 1 || n != 0 {
+				t.Errorf("%s: %d of %d tokens alive: the call holds on to its own", name, n, m.issues())
 			}
-		}
-		if err := task.End(context.Background()); err != nil {
-			t.Error(err)
-		}
-		<-cut // a connection that outlives the task hangs here
+		})
 	}
-	if n := len(m.alive()); n != 0 {
-		t.Errorf("%d tokens alive", n)
-	}
+}
+
+func TestTransport_SurvivesANilResponse(t *testing.T) {
+	defer func() {
+		if r := recover(); r != nil {
+			t.Errorf("RoundTrip panics: %v", r)
+		}
+	}()
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = failingBase(func(*http.Request) error { return nil }) })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	_, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
+	t.Log(err)
 }
 
 // http.DefaultClient and http.DefaultTransport are left alone.
-func TestNothingGlobal(t *testing.T) {
+func TestTransport_LeavesTheDefaultClientAlone(t *testing.T) {
 	before := http.DefaultTransport
 	b, err := credential.NewBroker(&mint{ttl: time.Hour}, &credential.BrokerOptions{Policy: policy.AllowAll()})
 	if err != nil {
@@ -622,9 +398,9 @@ func TestNothingGlobal(t *testing.T) {
 	}
 }
 
-// The broker's own transport asks the environment for no proxy, and is not the
-// default one.
-func TestOwnBase(t *testing.T) {
+// The broker's own transport reads no proxy from the environment, and requires
+// TLS 1.2.
+func TestTransport_OwnBaseUsesNoProxy(t *testing.T) {
 	base := credential.NewBase()
 	if base.Proxy != nil {
 		t.Error("it would send requests to a proxy that a .env file names")
@@ -634,9 +410,9 @@ func TestOwnBase(t *testing.T) {
 	}
 }
 
-// A process that prints what it sends over HTTP/2 is warned of once for each
-// broker, and the broker's own transport sends nothing over it.
-func TestHTTP2Debug(t *testing.T) {
+// If GODEBUG prints HTTP/2 frames, each broker warns once, and its own
+// transport speaks HTTP/1.1 only.
+func TestTransport_WarnsOfHTTP2Debug(t *testing.T) {
 	for debug, prints := range map[string]bool{"": false, "http2debug=0": false, "netdns=1": false, "http2debug=1": true, "netdns=1,http2debug=2": true} {
 		t.Setenv("GODEBUG", debug)
 		var log bytes.Buffer

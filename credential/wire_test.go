@@ -1,6 +1,8 @@
 package credential_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,10 +24,10 @@ import (
 	"github.com/taskcred/taskcred/scope"
 )
 
-// deadly is a server that reads each request once and then lets its connection
-// die, by a close in good order or by a reset, without an answer. Asked to warm,
-// it answers, so that there is a connection that is kept alive.
-type deadly struct {
+// droppingServer is a server that reads each request and then closes or resets
+// its connection without a response. It responds to requests that are called
+// "warm", and to the second request of a call.
+type droppingServer struct {
 	url   string
 	roots *x509.CertPool
 	reset atomic.Bool
@@ -35,9 +37,7 @@ type deadly struct {
 	keys    []string // the idempotency keys of the last request
 }
 
-type connKey struct{}
-
-func (d *deadly) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (d *droppingServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	call := r.Header.Get("X-Call")
 	d.mu.Lock()
@@ -58,15 +58,17 @@ func (d *deadly) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = c.Close()
 }
 
-func (d *deadly) count(call string) (arrived int, keys []string) {
+func (d *droppingServer) count(call string) (arrived int, keys []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.arrived[call], d.keys
 }
 
-func newDeadly(t *testing.T, h2 bool) *deadly {
+type connKey struct{}
+
+func newDroppingServer(t *testing.T, h2 bool) *droppingServer {
 	t.Helper()
-	d := &deadly{arrived: map[string]int{}}
+	d := &droppingServer{arrived: map[string]int{}}
 	s := httptest.NewUnstartedServer(d)
 	s.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
@@ -85,13 +87,13 @@ func newDeadly(t *testing.T, h2 bool) *deadly {
 }
 
 // A request with an unsafe method reaches the tool once for each call, whatever
-// becomes of the connection and whatever the request says of idempotency: the
-// library does not repeat it, and keeps net/http from doing so.
-func TestUnsafeRequestsArriveOnce(t *testing.T) {
+// happens to the connection and whatever its headers say about idempotency.
+// Neither the library nor net/http repeats it.
+func TestWire_UnsafeRequestArrivesOnce(t *testing.T) {
 	type headers = map[string][]string
 	key := []string{"42"}
 	for _, h2 := range []bool{false, true} {
-		d := newDeadly(t, h2)
+		d := newDroppingServer(t, h2)
 		base := credential.NewBase()
 		base.TLSClientConfig.RootCAs = d.roots
 		defer base.CloseIdleConnections()
@@ -149,12 +151,12 @@ func TestUnsafeRequestsArriveOnce(t *testing.T) {
 	}
 }
 
-// What an HTTP/2 server says that it did not process may be sent again, but not
-// for ever: net/http would, hundreds of times a second.
-func TestUnsafeRequestsAreResentSeldom(t *testing.T) {
+// A request that an HTTP/2 server did not process is sent again twice at most.
+// net/http alone would send it hundreds of times a second.
+func TestWire_UnprocessedRequestIsResentTwice(t *testing.T) {
 	given := 0
 	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) {
-		o.Base = roundTripper(func(r *http.Request) error {
+		o.Base = failingBase(func(r *http.Request) error {
 			for given < 100 {
 				body, err := r.GetBody()
 				if err != nil {
@@ -175,5 +177,140 @@ func TestUnsafeRequestsAreResentSeldom(t *testing.T) {
 	}
 	if _, err := b.Client(tool(t, "pay")).Do(r); err == nil || given != 2 {
 		t.Errorf("%v; the body was given out %d times again, want 2", err, given)
+	}
+}
+
+func TestWire_SingleUseTokenIsSentOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	n := 0
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				br := bufio.NewReader(c)
+				for i := 0; ; i++ {
+					r, err := http.ReadRequest(br)
+					if err != nil {
+						return
+					}
+					mu.Lock()
+					seen[r.Header.Get("Authorization")]++
+					n++
+					second := n == 2
+					mu.Unlock()
+					if second { // on the kept-alive connection: read it, say nothing
+						return
+					}
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			}()
+		}
+	}()
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = nil })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	s := tool(t, "pay", func(s *scope.Spec) { s.Endpoint, s.SingleUse = "http://"+l.Addr().String(), true })
+	for range 2 {
+		resp, err := b.Client(s).Do(request(t, ctx, "GET", "http://"+l.Addr().String()))
+		if err == nil {
+			resp.Body.Close()
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, k := range seen {
+		if k > 1 {
+			t.Errorf("a single-use credential went out %d times", k)
+		}
+	}
+}
+
+// The body of an upgraded connection is writable.
+func TestWire_UpgradedConnectionStaysWritable(t *testing.T) {
+	var buf bytes.Buffer
+	w := &wire{answer: func(*http.Request) *http.Response {
+		r := respond(101, "")
+		r.Body = duplexBody{&buf}
+		return r
+	}}
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = w })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	rw, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		t.Fatal("the body of a 101 is not writable")
+	}
+	if _, err := rw.Write([]byte("hi")); err != nil || buf.String() != "hi" {
+		t.Errorf("wrote %q, %v", buf.String(), err)
+	}
+}
+
+type duplexBody struct{ *bytes.Buffer }
+
+func (duplexBody) Close() error { return nil }
+
+// The end of the task closes upgraded connections, even if the server has
+// closed its side.
+func TestWire_EndCutsUpgradedConnections(t *testing.T) {
+	cut := make(chan struct{}, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.CopyN(conn, conn, 2)
+		if r.URL.Path == "/half" {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+		_, _ = io.Copy(io.Discard, conn)
+		cut <- struct{}{}
+	}))
+	defer s.Close()
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = nil })
+	for _, path := range []string{"/", "/half"} {
+		ctx, task := startTask(t, credential.TaskOptions{})
+		r := request(t, ctx, "GET", s.URL+path)
+		r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
+		resp, err := b.Client(tool(t, "pay", func(x *scope.Spec) { x.Endpoint = s.URL })).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, echo := resp.Body.(io.ReadWriteCloser), make([]byte, 2)
+		if _, err := io.WriteString(conn, "hi"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, echo); err != nil || string(echo) != "hi" {
+			t.Fatalf("%q, %v", echo, err)
+		}
+		if path == "/half" {
+			if _, err := conn.Read(echo); err != io.EOF {
+				t.Fatal(err)
+			}
+		}
+		if err := task.End(context.Background()); err != nil {
+			t.Error(err)
+		}
+		<-cut // a connection that outlives the task hangs here
+	}
+	if n := len(m.alive()); n != 0 {
+		t.Errorf("%d tokens alive", n)
 	}
 }

@@ -232,8 +232,8 @@ func TestSameDetails(t *testing.T) {
 	}
 }
 
-// A scope is interned for as long as anybody holds it: collection of those that
-// nobody holds does not part two that say the same.
+// A scope is interned while it is referenced. Garbage collection of
+// unreferenced ones does not make two equal scopes differ.
 func TestSameAfterCollection(t *testing.T) {
 	held := tool(t, func(s *scope.Spec) { s.Permissions = []string{"a", "b"} })
 	for range 3 {

@@ -7,7 +7,7 @@ var proofs = []mutant{
 		dir:      "credential/dpop", in: "Binder.Do",
 		old:   `$b.Once || !$died`,
 		new:   `!$died`,
-		fails: names{"TestOnce"},
+		fails: names{"TestOnceIsNotRepeated"},
 	},
 	{
 		weakened: "a server may ask for a nonce once more",
@@ -21,7 +21,7 @@ var proofs = []mutant{
 		dir:      "credential/dpop", in: "(*tracker).died",
 		old:   `$t.reused.Load() && !$t.answered.Load()`,
 		new:   `!$t.answered.Load()`,
-		fails: names{"TestRepeats"},
+		fails: names{"TestRepeatsOnlyOnUsedConnections"},
 	},
 	{
 		weakened: "another proof goes out in another spelling",
@@ -49,14 +49,14 @@ var proofs = []mutant{
 		dir:      "credential/dpop", in: "nonceIn",
 		old:   `len($values) == 1`,
 		new:   `len($values) > 0`,
-		fails: names{"TestLearn"},
+		fails: names{"TestNonceIsTakenWholeOrNotAtAll"},
 	},
 	{
 		weakened: "a nonce may hold a control character",
 		dir:      "credential/dpop", in: "isNonce",
 		old:   `$c > '~'`,
 		new:   `$c > '\x7f'`,
-		fails: names{"TestLearn"},
+		fails: names{"TestNonceIsTakenWholeOrNotAtAll"},
 	},
 	{
 		weakened: "servers at two ports share a nonce",

@@ -46,7 +46,7 @@ func main() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + *busy)
 	for range *busy {
 		go func() {
-			for {
+			for { //lint:ignore SA5002 it keeps a processor busy
 			}
 		}()
 	}

@@ -208,8 +208,8 @@ func testCertificateBound(t *testing.T, opaque bool) {
 	}
 }
 
-// TestCertificateOfOthers: that the certificate is the token's is not enough
-// where nobody vouches for it.
+// TestCertificateOfOthers: a certificate is refused, even if the token is bound
+// to it, where no trust bundle vouches for it.
 func TestCertificateOfOthers(t *testing.T) {
 	foreign, err := identitytest.New(nil)
 	if err != nil {

@@ -141,8 +141,8 @@ func TestNoncesApart(t *testing.T) {
 	}
 }
 
-// TestNonceProbe: whoever asks without a token or a proof is told a nonce, and
-// a Bearer token needs none.
+// TestNonceProbe: a request without a token or a proof gets a nonce. A Bearer
+// token needs none.
 func TestNonceProbe(t *testing.T) {
 	w := newWorld(t, func(o *credentialtest.ServerOptions) {
 		o.DPoP.Nonces = credentialtest.NonceRequired
@@ -166,7 +166,7 @@ func TestNonceProbe(t *testing.T) {
 	}
 }
 
-// TestNonceFlood: nonces that nobody uses do not pile up.
+// TestNonceFlood: nonces that are not used do not pile up.
 func TestNonceFlood(t *testing.T) {
 	w := newWorld(t, func(o *credentialtest.ServerOptions) { o.DPoP.Nonces = credentialtest.NonceOnce })
 	h := newHolder(t)

@@ -233,7 +233,8 @@ func TestResourceBelievesIntrospection(t *testing.T) {
 	}
 }
 
-// TestIntrospectByResource asks as a resource does, whose secret nobody has.
+// TestIntrospectByResource introspects as a resource, whose secret no client
+// has.
 func TestIntrospectByResource(t *testing.T) {
 	var form url.Values
 	w := newWorld(t, func(o *credentialtest.ServerOptions) {

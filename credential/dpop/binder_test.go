@@ -283,7 +283,7 @@ type breaking struct{ error }
 
 func (b breaking) Read([]byte) (int, error) { return 0, b.error }
 
-// Of an answer that nobody wants, little is read.
+// Of an answer that is discarded, little is read.
 func TestDoDiscardsLittle(t *testing.T) {
 	endless := &counting{}
 	n := 0

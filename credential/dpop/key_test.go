@@ -75,7 +75,7 @@ func TestSignatureWidth(t *testing.T) {
 }
 
 // Without a token and a nonce, the claims are not there at all.
-func TestProofOfLittle(t *testing.T) {
+func TestProofWithoutTokenAndNonce(t *testing.T) {
 	k := newKey(t, "")
 	if k.Algorithm() != dpop.ES256 {
 		t.Errorf("the algorithm is %s", k.Algorithm())
@@ -254,7 +254,7 @@ func TestCloseInARace(t *testing.T) {
 	}
 }
 
-// Whoever prints a key, by value or through pointers, sees no private key.
+// A key that is printed, by value or through pointers, shows no private key.
 func TestKeyShowsNothing(t *testing.T) {
 	seed := []byte(credentialtest.Canary() + credentialtest.Canary())[:ed25519.SeedSize]
 	ed, err := dpop.KeyOf(dpop.EdDSA, ed25519.NewKeyFromSeed(seed))

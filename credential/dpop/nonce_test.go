@@ -11,7 +11,7 @@ import (
 )
 
 // A nonce is taken whole or not at all (RFC 9449 section 8.1).
-func TestLearn(t *testing.T) {
+func TestNonceIsTakenWholeOrNotAtAll(t *testing.T) {
 	long := strings.Repeat("n", 512)
 	for _, c := range []struct {
 		name   string

@@ -91,8 +91,8 @@ func newBinder(t *testing.T) (dpop.Binder, *http.Transport) {
 	return dpop.Binder{Key: newKey(t, dpop.EdDSA), Nonces: new(dpop.Nonces)}, base
 }
 
-// A server that closes connections under requests sees no proof twice, and who
-// only reads notices nothing.
+// A server that closes connections under requests sees no proof twice. A caller
+// that only reads gets no error.
 func TestNoProofTwice(t *testing.T) {
 	for _, c := range []struct{ name, method, body string }{
 		{"GET", "GET", ""}, {"HEAD", "HEAD", ""}, {"OPTIONS", "OPTIONS", ""}, {"GET with a body", "GET", "a query"},
@@ -159,7 +159,7 @@ func TestUnsafeArrivesOnce(t *testing.T) {
 }
 
 // The empty body that keeps net/http from sending twice does not show.
-func TestWire(t *testing.T) {
+func TestEmptyBodyDoesNotShow(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
 		m := startMoody(t)
 		b, base := newBinder(t)
@@ -246,7 +246,7 @@ func TestHTTP2(t *testing.T) {
 
 // Only what died on a connection that had been used before is repeated, and only
 // where nothing of an answer came.
-func TestRepeats(t *testing.T) {
+func TestRepeatsOnlyOnUsedConnections(t *testing.T) {
 	died := errors.New("EOF")
 	for _, c := range []struct {
 		name, method     string
@@ -325,8 +325,8 @@ func TestRepeatsWithNonce(t *testing.T) {
 	}
 }
 
-// The caller's trace goes on seeing what it sees.
-func TestTrace(t *testing.T) {
+// The caller's trace sees each connection and each answer.
+func TestTraceSeesEachRequest(t *testing.T) {
 	m := startMoody(t)
 	b, base := newBinder(t)
 	var got, first atomic.Int32
@@ -347,9 +347,9 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// With Once, a request is not repeated when its connection dies: it may have
-// arrived, and its token is good for one use.
-func TestOnce(t *testing.T) {
+// With Once, a request is not repeated when its connection dies: the server may
+// have received it, and its token is good for one use.
+func TestOnceIsNotRepeated(t *testing.T) {
 	for _, once := range []bool{false, true} {
 		m := startMoody(t)
 		b, base := newBinder(t)

@@ -13,10 +13,10 @@ import (
 	"github.com/taskcred/taskcred/credential"
 	"github.com/taskcred/taskcred/credential/credentialtest"
 	"github.com/taskcred/taskcred/credential/exchange"
+	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
-	"github.com/taskcred/taskcred/credential/internal/benchpeer"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 

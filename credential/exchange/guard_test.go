@@ -235,8 +235,8 @@ func wantDetail(t testing.TB, e *credential.Error, part string) {
 	}
 }
 
-// TestDetails has every code that a connection can end with explained.
-func TestDetails(t *testing.T) {
+// Each code that a failed connection can end with has an explanation.
+func TestEveryFailureCodeIsExplained(t *testing.T) {
 	for _, tt := range []struct {
 		err          error
 		code, detail string
@@ -346,10 +346,10 @@ func TestHTTPOverLoopback(t *testing.T) {
 	}
 }
 
-// A name that leads to another address than its owner's, by a forged or rebound
-// answer of DNS, costs a greeting: without the name's certificate no request is
-// made there. That is why https needs no rules about addresses.
-func TestNameOfAnotherAddress(t *testing.T) {
+// If a forged or rebound DNS answer leads a name to another address, that
+// server sees a ClientHello and no request: it has no certificate for the name.
+// So https needs no rules about addresses.
+func TestNameAtAnotherAddressGetsNoRequest(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("reached") }))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS() // its certificate is trusted, for example.com

@@ -528,8 +528,8 @@ func jwtOf(header, claims string) string {
 	return e.EncodeToString([]byte(header)) + "." + e.EncodeToString([]byte(claims)) + "." + e.EncodeToString([]byte("signature"))
 }
 
-// A JWT that is another one than was asked for. Who issued it, and whom it
-// names, is not compared: whoever takes the token sees that.
+// A JWT that differs from what was asked for. Issuer and subject are not
+// compared: the resource checks them.
 func TestHostileJWT(t *testing.T) {
 	type claims = map[string]any
 	const header, audience = `{"alg":"HS256"}`, "https://pay.example.com/v1/refunds"
@@ -735,7 +735,7 @@ func TestSameTokenAgain(t *testing.T) {
 	})
 }
 
-// A refresh token that is somebody else's access token is not ours to revoke.
+// A refresh token that is the access token of another key is not revoked.
 func TestRefreshTokenOfAnotherKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newStage(t, &credentialtest.Script{Token: []credentialtest.Answer{

@@ -20,8 +20,9 @@ import (
 	"github.com/taskcred/taskcred/identity/secret"
 )
 
-// TestNoEcho has a server send back what it was sent, in every place there is.
-func TestNoEcho(t *testing.T) {
+// A server sends back what it was sent, in every place there is. No error,
+// event or log shows it.
+func TestEchoedSecretsDoNotShow(t *testing.T) {
 	echo := func(status int, contentType string, wrap func(string) string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			b, _ := io.ReadAll(r.Body)
@@ -76,9 +77,9 @@ func TestNoEcho(t *testing.T) {
 	}
 }
 
-// TestPrinting prints what holds secrets, after each was used; and looks for
-// them in all that it leads to, where they are in what connections buffer.
-func TestPrinting(t *testing.T) {
+// Values that hold secrets are printed after each was used. Neither they nor
+// what they point to show a secret, the buffers of connections included.
+func TestPrintersShowNoSecret(t *testing.T) {
 	token, client, user, assertion := credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -124,7 +125,7 @@ func (h holds) Assertion(_ context.Context, audience string) (identity.Assertion
 	return identity.Assertion{ID: workloadID, Audience: audience, Token: secret.New(string(h.key))}, nil
 }
 
-// TestNothingInURLs checks that secrets travel in bodies alone.
+// TestNothingInURLs checks that secrets are sent in bodies only.
 func TestNothingInURLs(t *testing.T) {
 	as := always(200, "application/json", goodAns)
 	for _, op := range operations(t, simple(t, as)) {

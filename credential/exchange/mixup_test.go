@@ -104,11 +104,11 @@ func ours(err error) bool {
 	return errors.Is(err, context.Canceled) || ok && (e.Reason == credential.ErrTaskEnded || e.Code == "taken_back")
 }
 
-// TestTwoIssuers has calls at two authorization servers interleave at random,
-// in one process with one identity and one ledger, while one of the servers is
-// down, wrong and hostile by turns. Nothing of one ever reaches the other, and
-// what goes wrong at one does not touch the other.
-func TestTwoIssuers(t *testing.T) {
+// Calls at two authorization servers interleave at random, in one process with
+// one identity and one ledger. By turns one of the servers is down, wrong or
+// hostile. Nothing of one reaches the other, and its failures do not affect the
+// other.
+func TestTwoIssuersStayApart(t *testing.T) {
 	const seed, steps = 9700, 2_000
 	t.Logf("seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {

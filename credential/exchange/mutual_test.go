@@ -270,7 +270,7 @@ func TestMutualTLSFailsClosed(t *testing.T) {
 }
 
 // The server is verified by the roots of Base and not by the trust bundle: a
-// server that shows an SVID of our own trust domain is nobody to us.
+// server with an SVID of our own trust domain is refused.
 func TestMutualTLSServerIsVerifiedByRoots(t *testing.T) {
 	domain := trustDomain(t)
 	cert, err := domain.Source("/as").Certificate()

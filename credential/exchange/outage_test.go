@@ -130,9 +130,9 @@ func (st *stage) replace(t testing.TB, s *credentialtest.Script) {
 	}
 }
 
-// TestServerFlapping has the server come and go for twenty minutes. Whoever
-// has a credential goes on; nobody storms it; every token that it gave ends
-// revoked or expired.
+// TestServerFlapping has the server come and go for twenty minutes. Callers
+// with a credential go on. The server sees no storm of requests. Each token
+// that it issued ends revoked or expired.
 func TestServerFlapping(t *testing.T) {
 	for _, pattern := range []struct{ up, down time.Duration }{
 		{time.Second, time.Second}, {10 * time.Second, 30 * time.Second}, {30 * time.Second, 5 * time.Second},

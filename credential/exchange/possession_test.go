@@ -158,7 +158,7 @@ func TestProofAlgorithms(t *testing.T) {
 }
 
 // Without a key nothing is sent, and the error is that of the request's Key.
-func TestKeyFails(t *testing.T) {
+func TestNothingIsSentWithoutAKey(t *testing.T) {
 	as := metadataServer(issuerID, goodMetadata)
 	i := newIssuer(t, discovering(t, as))
 	r := request(t)

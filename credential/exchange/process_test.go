@@ -42,9 +42,9 @@ import (
 )
 
 // A whole process, from its start to its end, with the library's own transports
-// and real TLS, under an environment that somebody else has set. It is this test
-// binary, started again; the servers are here.
-func TestProcess(t *testing.T) {
+// and real TLS, under hostile environment variables. It is this test binary,
+// started again; the servers are here.
+func TestProcessInAHostileEnvironment(t *testing.T) {
 	if os.Getenv("TASKCRED_CHILD") != "" {
 		child(t)
 		return
@@ -227,7 +227,7 @@ func (w *world) run(t *testing.T, crash bool, env ...string) []byte {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestProcess$")
+	c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestProcessInAHostileEnvironment$")
 	c.Dir, c.Stdin = filepath.Join(w.dir, "work"), bytes.NewReader(in)
 	c.Env = append(env, "TASKCRED_CHILD=1", "SSL_CERT_FILE="+filepath.Join(w.dir, "ca.pem"), "SSL_CERT_DIR=/nonexistent",
 		"HOME="+filepath.Join(w.dir, "home"), "TMPDIR="+filepath.Join(w.dir, "tmp"), "XDG_CACHE_HOME="+filepath.Join(w.dir, "cache"))

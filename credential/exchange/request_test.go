@@ -34,7 +34,7 @@ func form(pairs ...string) url.Values {
 	return v
 }
 
-func TestForms(t *testing.T) {
+func TestFormsOfEachGrant(t *testing.T) {
 	assertion := []string{"client_assertion", svid, "client_assertion_type", string(exchange.AssertionJWTSPIFFE)}
 	subject := "subject." + canary
 	join := func(a []string, b ...string) url.Values { return form(append(slices.Clone(a), b...)...) }

@@ -155,7 +155,7 @@ func TestRetryAfterBeyondLife(t *testing.T) {
 
 // Many tokens at an endpoint that is silent: End is as quick as with one, names
 // them all, and no more than a few requests are open at a time.
-func TestManyAtSilentEndpoint(t *testing.T) {
+func TestManyTokensAtASilentEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newStage(t, &credentialtest.Script{Revoke: slices.Concat(
 			slices.Repeat([]credentialtest.Answer{{Delay: time.Hour}}, 8), []credentialtest.Answer{{}},
@@ -188,7 +188,7 @@ func TestManyAtSilentEndpoint(t *testing.T) {
 
 // A server that never answers to a revocation does not hold up the tokens of
 // another one.
-func TestSilentEndpointAlone(t *testing.T) {
+func TestSilentEndpointDelaysNoOtherServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := newStage(t, &credentialtest.Script{Revoke: []credentialtest.Answer{{Delay: time.Hour}}})
 		well := newStage(t, new(credentialtest.Script))

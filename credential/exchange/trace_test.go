@@ -62,10 +62,10 @@ func (s *seen) take() map[string][]string {
 	return hooks
 }
 
-// A caller's trace, with every hook there is, shows no secret of a call: at the
-// tool, where it sees all headers but ours; at the authorization server, where
-// it sees none, also when the issuer is asked without a broker.
-func TestTrace(t *testing.T) {
+// A caller's trace with every hook shows no secret of a call. At the tool it
+// sees all headers but ours. At the authorization server it sees none, also
+// when the issuer is called without a broker.
+func TestTraceShowsNoSecret(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		t.Run(fmt.Sprint("HTTP/2: ", http2), func(t *testing.T) {
 			token, client, user, assertion := credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary(), credentialtest.Canary()

@@ -17,8 +17,8 @@ import (
 	"github.com/taskcred/taskcred/credential/exchange"
 )
 
-// A request goes out once, also on a connection that is kept alive and dies
-// under it. That it died between two requests, nobody notices.
+// A request goes out once, even if it is sent on a kept-alive connection that
+// dies. If the connection died between two requests, the caller gets no error.
 func TestOneRequestOnTheWire(t *testing.T) {
 	type answers = []credentialtest.Answer
 	dying := answers{{}, {Drop: true}, {}}

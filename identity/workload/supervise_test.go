@@ -152,7 +152,8 @@ func TestKeyRevoked(t *testing.T) {
 	}
 }
 
-// An agent that rotates all the time, keys of the domain included, fails nobody.
+// An agent that rotates all the time, keys of the domain included, makes no
+// call fail.
 func TestRotationUnderLoad(t *testing.T) {
 	domain, agent := newAgent(t, identitytest.SVID{Path: "/agent"})
 	self := open(t, agent, workload.Options{})

@@ -25,28 +25,28 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// Whatever somebody writes into a name, an address or an answer: one event is
-// one record, it reads as what was written, it is bounded, and neither it nor
-// the error that a model may see does anything to a terminal or holds a secret.
-func TestLogInjection(t *testing.T) {
-	places := map[string]func(s string, w *world){
-		"id":      func(s string, w *world) { w.task.ID = s },
-		"tenant":  func(s string, w *world) { w.task.Tenant = s },
-		"purpose": func(s string, w *world) { w.task.Purpose = s },
-		"subject": func(s string, w *world) { w.task.Subject.ID = s },
-		"reason":  func(s string, w *world) { w.decision = policy.Decision{Reasons: []string{"no", s}} },
-		"code":    func(s string, w *world) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Code: s} },
-		"host":    func(s string, w *world) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Host: s} },
-		"detail":  func(s string, w *world) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Detail: s} },
-		"kind":    func(s string, w *world) { w.fail = &credential.Error{Reason: credential.Reason(s)} },
-		"claim":   func(s string, w *world) { w.aud = s },
-		"method":  func(s string, w *world) { w.change = func(r *http.Request) { r.Method = s } },
-		"address": func(s string, w *world) { w.change = func(r *http.Request) { r.URL.Host, r.Host = s, s } },
-		"scheme":  func(s string, w *world) { w.change = func(r *http.Request) { r.URL.Scheme = s } },
-		"path": func(s string, w *world) {
+// Hostile text in any name, address or answer yields one bounded record for
+// each event, which reads as the text that was written. Neither the record nor
+// the error controls a terminal or shows a secret.
+func TestEvent_HostileTextIsOneBoundedRecord(t *testing.T) {
+	places := map[string]func(s string, w *hostileCall){
+		"id":      func(s string, w *hostileCall) { w.task.ID = s },
+		"tenant":  func(s string, w *hostileCall) { w.task.Tenant = s },
+		"purpose": func(s string, w *hostileCall) { w.task.Purpose = s },
+		"subject": func(s string, w *hostileCall) { w.task.Subject.ID = s },
+		"reason":  func(s string, w *hostileCall) { w.decision = policy.Decision{Reasons: []string{"no", s}} },
+		"code":    func(s string, w *hostileCall) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Code: s} },
+		"host":    func(s string, w *hostileCall) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Host: s} },
+		"detail":  func(s string, w *hostileCall) { w.fail = &credential.Error{Reason: credential.ErrIssuer, Detail: s} },
+		"kind":    func(s string, w *hostileCall) { w.fail = &credential.Error{Reason: credential.Reason(s)} },
+		"claim":   func(s string, w *hostileCall) { w.aud = s },
+		"method":  func(s string, w *hostileCall) { w.change = func(r *http.Request) { r.Method = s } },
+		"address": func(s string, w *hostileCall) { w.change = func(r *http.Request) { r.URL.Host, r.Host = s, s } },
+		"scheme":  func(s string, w *hostileCall) { w.change = func(r *http.Request) { r.URL.Scheme = s } },
+		"path": func(s string, w *hostileCall) {
 			w.change = func(r *http.Request) { r.URL = &url.URL{Scheme: "https", Host: "pay.test", Path: s} }
 		},
-		"header": func(s string, w *world) { w.header = `Bearer error="insufficient_scope", scope="` + s + `"` },
+		"header": func(s string, w *hostileCall) { w.header = `Bearer error="insufficient_scope", scope="` + s + `"` },
 	}
 	for what, hostile := range map[string]string{
 		"line break":       "a\nlevel=INFO msg=\"credential issued\" tenant=admin",
@@ -71,7 +71,7 @@ func TestLogInjection(t *testing.T) {
 					t.Skip("what a policy says is the operator's own")
 				}
 				synctest.Test(t, func(t *testing.T) {
-					w := newWorld()
+					w := newHostileCall()
 					put(hostile, w)
 					w.run(t)
 					w.check(t)
@@ -81,9 +81,9 @@ func TestLogInjection(t *testing.T) {
 	}
 }
 
-// world is one call of a tool in which everything can be hostile, and what is
-// logged of it.
-type world struct {
+// hostileCall is one call of a tool in which each text can be hostile, and what
+// is logged about it.
+type hostileCall struct {
 	task     credential.TaskOptions
 	decision policy.Decision
 	fail     error
@@ -99,32 +99,14 @@ type world struct {
 	events  []credential.Event
 }
 
-func newWorld() *world {
-	w := &world{decision: policy.Decision{Allow: true}, secrets: []string{credentialtest.Canary()}}
-	w.task = credential.TaskOptions{ID: "id", Tenant: "acme", Subject: identity.Subject{ID: "alice", Token: secret.New(w.secrets[0])}}
-	return w
-}
-
-// locked makes a buffer of a world safe for concurrent use.
-type locked struct {
-	mu *sync.Mutex
-	b  *bytes.Buffer
-}
-
-func (l locked) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (w *world) run(t *testing.T) {
+func (w *hostileCall) run(t *testing.T) {
 	ctx, task, err := credential.StartTask(t.Context(), w.task)
 	if err != nil {
 		w.errs = append(w.errs, err)
 		return
 	}
 	all := &slog.HandlerOptions{Level: slog.LevelDebug}
-	handlers := slog.NewMultiHandler(slog.NewJSONHandler(locked{&w.mu, &w.json}, all), slog.NewTextHandler(locked{&w.mu, &w.text}, all))
+	handlers := slog.NewMultiHandler(slog.NewJSONHandler(lockedWriter{&w.mu, &w.json}, all), slog.NewTextHandler(lockedWriter{&w.mu, &w.text}, all))
 	b := newBroker(t, &mint{ttl: time.Hour, answer: func(_ credential.TokenRequest[scope.Tool], r *credential.TokenResponse) error {
 		if w.aud != "" {
 			r.AccessToken = secret.New(sign(t, claims{"aud": w.aud}))
@@ -150,7 +132,7 @@ func (w *world) run(t *testing.T) {
 	if err == nil {
 		resp.Body.Close()
 	}
-	for _, err := range []error{err, second(tr.GetRequestMetadata(ctx, r.URL.String())), task.End(ctx)} {
+	for _, err := range []error{err, errOf(tr.GetRequestMetadata(ctx, r.URL.String())), task.End(ctx)} {
 		if err != nil {
 			w.errs = append(w.errs, err)
 		}
@@ -158,7 +140,7 @@ func (w *world) run(t *testing.T) {
 	synctest.Wait()
 }
 
-func (w *world) check(t *testing.T) {
+func (w *hostileCall) check(t *testing.T) {
 	t.Helper()
 	noSecret := func(s string) {
 		for _, x := range w.secrets {
@@ -207,4 +189,22 @@ func (w *world) check(t *testing.T) {
 		}
 	}
 	noSecret(w.json.String() + w.text.String())
+}
+
+func newHostileCall() *hostileCall {
+	w := &hostileCall{decision: policy.Decision{Allow: true}, secrets: []string{credentialtest.Canary()}}
+	w.task = credential.TaskOptions{ID: "id", Tenant: "acme", Subject: identity.Subject{ID: "alice", Token: secret.New(w.secrets[0])}}
+	return w
+}
+
+// lockedWriter makes a buffer of a hostileCall safe for concurrent use.
+type lockedWriter struct {
+	mu *sync.Mutex
+	b  *bytes.Buffer
+}
+
+func (l lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
 }

@@ -17,9 +17,10 @@ import (
 	"github.com/taskcred/taskcred/scope"
 )
 
-// clocks runs a test in a bubble whose wall clock can be set. Forward is also
-// what a machine sees that has slept: timers and the monotonic clock stood still.
-func clocks(t *testing.T, test func(t *testing.T, set func(time.Duration))) {
+// withWallClock runs a test in a bubble whose wall clock can be set. To set it
+// forward is also to simulate a machine that has slept: timers and the
+// monotonic clock do not move.
+func withWallClock(t *testing.T, test func(t *testing.T, set func(time.Duration))) {
 	t.Helper()
 	var wall atomic.Int64
 	defer credential.SetClocks(func() (time.Duration, time.Duration) { return time.Duration(wall.Load()), 0 })()
@@ -28,9 +29,42 @@ func clocks(t *testing.T, test func(t *testing.T, set func(time.Duration))) {
 	})
 }
 
-// However the wall clock jumps, each credential is issued anew at most once for
-// each jump that makes it look dead, and not at all when the clock goes back.
-func TestNoStormAfterAJump(t *testing.T) {
+// A token is dead when either clock says so.
+func TestClock_EitherOneEndsAToken(t *testing.T) {
+	var wall, mono atomic.Int64
+	defer credential.SetClocks(func() (time.Duration, time.Duration) {
+		return time.Duration(wall.Load()), time.Duration(mono.Load())
+	})()
+	for name, clock := range map[string]*atomic.Int64{"wall (the machine slept)": &wall, "monotonic (the wall clock was set back)": &mono} {
+		t.Run(name, func(t *testing.T) {
+			wall.Store(0)
+			mono.Store(0)
+			m := &mint{ttl: time.Minute}
+			b := newBroker(t, m)
+			s := tool(t, "pay")
+			ctx, _ := startTask(t, credential.TaskOptions{})
+			c, err := b.Credential(ctx, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clock.Store(int64(time.Minute))
+			if _, err := c.Secret(); err == nil {
+				t.Error("handed out after its time")
+			}
+			if _, err := b.Credential(ctx, s); err != nil || m.issues() != 2 {
+				t.Errorf("%v, %d exchanges", err, m.issues())
+			}
+			clock.Store(int64(time.Hour))
+			if _, err := b.Credential(ctx, s); !errors.Is(err, credential.ErrTaskEnded) {
+				t.Errorf("after the task's deadline: %v", err)
+			}
+		})
+	}
+}
+
+// A jump of the wall clock causes at most one exchange for each key, and none
+// if the clock goes back.
+func TestClock_JumpCausesOneExchangePerKey(t *testing.T) {
 	const keys = 100
 	for name, c := range map[string]struct {
 		jumps []time.Duration
@@ -45,7 +79,7 @@ func TestNoStormAfterAJump(t *testing.T) {
 		"a little":          {[]time.Duration{-time.Second, time.Second, time.Second, -time.Second}, []int{0, 0, 0, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clocks(t, func(t *testing.T, set func(time.Duration)) {
+			withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 				m := &mint{ttl: 10 * time.Hour}
 				b := newBroker(t, m)
 				s := tool(t, "pay")
@@ -83,9 +117,10 @@ func TestNoStormAfterAJump(t *testing.T) {
 	}
 }
 
-// No token outlives its time by the clock that was not set, whoever asks.
-func TestSetBack(t *testing.T) {
-	clocks(t, func(t *testing.T, set func(time.Duration)) {
+// With the wall clock set back, token, subject and task still end on time by
+// the monotonic clock.
+func TestClock_SetBackExtendsNoLifetime(t *testing.T) {
+	withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 		m := &mint{ttl: 10 * time.Minute}
 		b := newBroker(t, m)
 		alice := identity.Subject{ID: "alice", Token: secret.New("user"), Expiry: time.Now().Add(30 * time.Minute)}
@@ -123,29 +158,29 @@ func TestSetBack(t *testing.T) {
 	})
 }
 
-// A task whose time is up by the wall clock alone, because the machine slept,
-// ends when that is found out: calls are cancelled, steps are refused, and its
-// tokens are revoked without waiting for a timer that stood still.
-func TestSleptThroughTheDeadline(t *testing.T) {
+// A machine sleeps past the deadline of a task: the wall clock has passed it,
+// the timer has not fired. The next use of the task ends it at once: calls are
+// cancelled, steps are refused, and tokens are revoked.
+func TestClock_SleepThroughTheDeadlineEndsTheTask(t *testing.T) {
 	for name, find := range map[string]func(*credential.Broker[scope.Tool], context.Context, credential.Credential[scope.Tool]) error{
 		"call": func(b *credential.Broker[scope.Tool], ctx context.Context, _ credential.Credential[scope.Tool]) error {
-			return second(b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1")))
+			return errOf(b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1")))
 		},
 		"Credential": func(b *credential.Broker[scope.Tool], ctx context.Context, _ credential.Credential[scope.Tool]) error {
-			return second(b.Credential(ctx, tool(t, "pay")))
+			return errOf(b.Credential(ctx, tool(t, "pay")))
 		},
 		"Secret": func(_ *credential.Broker[scope.Tool], _ context.Context, c credential.Credential[scope.Tool]) error {
-			return second(c.Secret())
+			return errOf(c.Secret())
 		},
 		"StartTask": func(_ *credential.Broker[scope.Tool], ctx context.Context, _ credential.Credential[scope.Tool]) error {
-			return third(credential.StartTask(ctx, credential.TaskOptions{}))
+			return errOf3(credential.StartTask(ctx, credential.TaskOptions{}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clocks(t, func(t *testing.T, set func(time.Duration)) {
+			withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 				m := &mint{ttl: 10 * time.Hour}
 				b := newBroker(t, m, func(o *credential.BrokerOptions) {
-					o.Base = roundTripper(func(r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
+					o.Base = failingBase(func(r *http.Request) error { <-r.Context().Done(); return r.Context().Err() })
 				})
 				ctx, task := startTask(t, credential.TaskOptions{Timeout: time.Hour})
 				c, err := b.Credential(ctx, tool(t, "pay"))
@@ -153,7 +188,7 @@ func TestSleptThroughTheDeadline(t *testing.T) {
 					t.Fatal(err)
 				}
 				out := make(chan error, 1)
-				go func() { out <- second(b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))) }()
+				go func() { out <- errOf(b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))) }()
 				synctest.Wait()
 				set(2 * time.Hour)
 				start := time.Now()
@@ -175,9 +210,9 @@ func TestSleptThroughTheDeadline(t *testing.T) {
 	}
 }
 
-// A token that the wall clock alone holds dead may be alive, for the clock may
-// have been set: it is not used, and it is revoked all the same, once.
-func TestDeadByTheWallClockAlone(t *testing.T) {
+// A token that has expired by the wall clock only may still be alive, because
+// the clock can have been set. It is not used, and it is revoked once.
+func TestClock_TokenDeadByTheWallClockIsRevoked(t *testing.T) {
 	for name, c := range map[string]struct {
 		revoke error
 		end    func(*credential.Task, *credential.Ledger) error
@@ -190,7 +225,7 @@ func TestDeadByTheWallClockAlone(t *testing.T) {
 			[]credential.EventKind{credential.EventRevokeFailed, credential.EventExpired}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clocks(t, func(t *testing.T, set func(time.Duration)) {
+			withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 				var told []credential.EventKind
 				m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error { return c.revoke }}
 				b := newBroker(t, m, func(o *credential.BrokerOptions) {
@@ -220,10 +255,9 @@ func endTask(task *credential.Task, _ *credential.Ledger) error {
 	return task.End(context.Background())
 }
 
-// No pause becomes longer because the wall clock goes back, nor a storm because
-// it goes forward: not that of an issuer that is down, of one that asked for it, of
-// a tool that says 401, of a refresh that failed, of a revocation that failed.
-func TestPausesUnderAJump(t *testing.T) {
+// A jump of the wall clock neither extends a pause nor causes a storm of
+// requests. The pauses are those after an outage, a Retry-After and a 401.
+func TestClock_JumpExtendsNoPauseAndCausesNoStorm(t *testing.T) {
 	const pause = 20 * time.Second // none is longer
 	for _, by := range []time.Duration{-24 * time.Hour, 2 * time.Minute} {
 		for name, c := range map[string]struct {
@@ -243,7 +277,7 @@ func TestPausesUnderAJump(t *testing.T) {
 			}, 2}, // which are one use: the first and the repetition
 		} {
 			t.Run(name+" "+by.String(), func(t *testing.T) {
-				clocks(t, func(t *testing.T, set func(time.Duration)) {
+				withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 					m, w := &mint{ttl: time.Hour}, &wire{}
 					c.breaks(m, w)
 					b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
@@ -255,7 +289,7 @@ func TestPausesUnderAJump(t *testing.T) {
 						}
 						resp.Body.Close()
 						if resp.StatusCode != 200 {
-							return errNobody
+							return errNoServer
 						}
 						return nil
 					}
@@ -288,13 +322,13 @@ func TestPausesUnderAJump(t *testing.T) {
 	}
 }
 
-// A revocation that failed is tried again after its pause, and the token said to
-// have expired when it has, however the wall clock is set meanwhile.
-func TestRevocationUnderAJump(t *testing.T) {
+// A jump of the wall clock neither delays the next attempt of a revocation nor
+// the event that the token has expired.
+func TestClock_JumpDelaysNoRevocation(t *testing.T) {
 	for _, by := range [][2]time.Duration{{0, -24 * time.Hour}, {0, 10 * time.Minute}, {30 * time.Minute, -30 * time.Minute}} {
 		for _, code := range []string{"", "unsupported_token_type"} {
 			t.Run(fmt.Sprint(by, code), func(t *testing.T) {
-				clocks(t, func(t *testing.T, set func(time.Duration)) {
+				withWallClock(t, func(t *testing.T, set func(time.Duration)) {
 					var at []time.Time
 					var expired time.Time
 					m := &mint{ttl: time.Hour, revoke: func(context.Context, string) error {

@@ -1,75 +1,26 @@
 package credential_test
 
 import (
-	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"io"
-	"log"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
-	"slices"
+	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
-	"github.com/taskcred/taskcred/credential/dpop"
+	"github.com/taskcred/taskcred/credential/exchange"
 	"github.com/taskcred/taskcred/credential/internal/mutual"
-	"github.com/taskcred/taskcred/identity/identitytest"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// binder is a mint with a certificate, and with a word on what its tokens are
-// bound to where confirm is set.
-type binder struct {
-	*mint
-	certs   func() (*tls.Certificate, error)
-	confirm func(secret.Text) (credential.Confirmation, error)
-}
-
-func (b *binder) Certificate() (*tls.Certificate, error) { return b.certs() }
-
-func (b *binder) Confirm(_ context.Context, t secret.Text) (credential.Confirmation, error) {
-	return b.confirm(t)
-}
-
-// jwtWith returns a JWT with claims, which nobody signed. It is for tool "pay".
-func jwtWith(t testing.TB, claims map[string]any) string {
-	t.Helper()
-	all := map[string]any{"aud": "https://pay.test/v1", "exp": time.Now().Add(time.Hour).Unix()}
-	for k, v := range claims {
-		all[k] = v
-	}
-	text, err := json.Marshal(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	return b64([]byte(`{"alg":"ES256","typ":"at+jwt"}`)) + "." + b64(text) + "." + b64(make([]byte, 64))
-}
-
-func certificates(t testing.TB) (*identitytest.TrustDomain, func() (*tls.Certificate, error)) {
-	t.Helper()
-	domain, err := identitytest.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return domain, domain.Source("/agent").Certificate
-}
-
-// What an issuer answers about binding, and what becomes of it. A credential
-// that is used is used as what it is; one that is refused is revoked.
-func TestBindingAnswers(t *testing.T) {
+// Each answer about binding, and its outcome: the credential is used with the
+// scheme that it has, or it is refused and revoked.
+func TestBinding_AnswerMustBeBoundToOurs(t *testing.T) {
 	ours := func(r credential.TokenRequest[scope.Tool]) map[string]any {
 		if r.Key != nil {
 			return map[string]any{"cnf": map[string]any{"jkt": thumbprint(t, r)}}
@@ -164,9 +115,9 @@ func TestBindingAnswers(t *testing.T) {
 			var issuer credential.Issuer[scope.Tool] = struct {
 				*mint
 				credential.MutualTLSIssuer
-			}{m, &binder{certs: certs}}
+			}{m, &confirmingMint{certs: certs}}
 			if c.confirm != nil {
-				issuer = &binder{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {
+				issuer = &confirmingMint{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {
 					is := mine
 					if err := c.confirm(&is); err != nil {
 						return credential.Confirmation{}, err
@@ -212,132 +163,59 @@ func TestBindingAnswers(t *testing.T) {
 	}
 }
 
-// A bound credential does not leave its transport, in no form.
-func TestBoundIsNotPortable(t *testing.T) {
-	m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
-		resp.TokenType = "DPoP"
-		return nil
-	}}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
-	ctx, _ := startTask(t, credential.TaskOptions{})
-	tr := b.Transport(tool(t, "pay"), nil)
-	for name, f := range map[string]func() error{
-		"Credential":         func() error { _, err := b.Credential(ctx, tool(t, "pay")); return err },
-		"Token":              func() error { _, err := tr.Token(ctx); return err },
-		"GetRequestMetadata": func() error { _, err := tr.GetRequestMetadata(ctx, "https://pay.test/v1"); return err },
-	} {
-		if err := f(); !errors.Is(err, credential.ErrNotPortable) {
-			t.Errorf("%s: got %v", name, err)
-		}
-	}
-}
-
-// Each task and step has one key, however many ask for it, and no longer than
-// it lives.
-func TestKeyPerTask(t *testing.T) {
-	m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
-		resp.TokenType = "DPoP"
-		return nil
-	}}
-	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
-	other := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
-	keys := map[*dpop.Key]*credential.Task{}
-	prints := map[string]bool{}
-	for range 3 {
-		ctx, task := startTask(t, credential.TaskOptions{})
-		step, _, err := credential.StartTask(ctx, credential.TaskOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		before := m.issues()
-		var wg sync.WaitGroup
-		for i := range 64 {
-			wg.Go(func() {
-				in, from := ctx, b
-				if i%2 == 0 {
-					in = step
-				}
-				if i%4 < 2 {
-					from = other
-				}
-				resp, err := from.Client(tool(t, "pay")).Do(request(t, in, "GET", "https://pay.test/v1"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				_ = resp.Body.Close()
-			})
-		}
-		wg.Wait()
-		for i, r := range m.asked[before:] {
-			key := m.keys[before+i]
-			keys[key], prints[key.Thumbprint()] = task, true
-			if r.Certificate != nil {
-				t.Error("a certificate was asked for")
-			}
-		}
-		for k := range keys {
-			if _, err := k.Proof("GET", payURL, "", ""); keys[k] == task && err != nil {
-				t.Errorf("while the task runs: %v", err)
-			}
-		}
-		_ = task.End(ctx)
-		for k := range keys {
-			if _, err := k.Proof("GET", payURL, "", ""); !errors.Is(err, dpop.ErrClosed) {
-				t.Errorf("after the end: %v", err)
-			}
-		}
-	}
-	if len(keys) != 6 || len(prints) != 6 {
-		t.Errorf("%d keys, %d thumbprints, want one for each of 3 tasks and 3 steps", len(keys), len(prints))
-	}
-}
-
-// The issuer says in which algorithm proofs are signed.
-func TestProofAlgorithm(t *testing.T) {
-	for _, c := range []struct {
-		accepted []string
-		want     dpop.Algorithm // "" when no proof can be made
+// A token that was refused because it is bound to another key is not recorded
+// as bound to ours.
+func TestBinding_RefusedIsNotReportedAsBound(t *testing.T) {
+	other := map[string]any{"cnf": map[string]any{"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}
+	for name, c := range map[string]struct {
+		token   func() string
+		confirm func(secret.Text) (credential.Confirmation, error)
 	}{
-		{nil, dpop.ES256},
-		{[]string{"RS256", "ES256"}, dpop.ES256},
-		{[]string{"EdDSA"}, dpop.EdDSA},
-		{[]string{"HS256", "none"}, ""},
+		"another key": {func() string { return jwtWith(t, other) }, nil},
+		"no key":      {func() string { return jwtWith(t, nil) }, nil},
+		"another, says the server": {func() string { return "opaque" }, func(secret.Text) (credential.Confirmation, error) {
+			return credential.Confirmation{Method: credential.ConfirmKey, Thumbprint: "another"}, nil
+		}},
 	} {
-		m := &mint{ttl: time.Minute, proofs: c.accepted, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
-			resp.TokenType = "DPoP"
+		m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+			resp.TokenType, resp.AccessToken = "DPoP", secret.New(c.token())
 			return nil
 		}}
-		b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
-		for range 2 {
-			ctx, _ := startTask(t, credential.TaskOptions{})
-			resp, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
-			if c.want == "" {
-				if e, ok := errors.AsType[*credential.Error](err); !ok || e.Reason != credential.ErrIssuer || e.Code != "dpop_algorithm" || e.Scope != "pay" || len(m.given) != 0 {
-					t.Errorf("%v: got %v and %d tokens", c.accepted, err, len(m.given))
-				}
-				continue
+		var issuer credential.Issuer[scope.Tool] = m
+		if c.confirm != nil {
+			issuer = &confirmingMint{mint: m, confirm: c.confirm}
+		}
+		var mu sync.Mutex
+		bound := map[credential.EventKind]credential.Confirmation{}
+		b := newBroker(t, issuer, func(o *credential.BrokerOptions) {
+			o.Binding = credential.RequireDPoP
+			o.Events = func(e credential.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				bound[e.Kind] = e.Lease.Bound
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = resp.Body.Close()
-			if got := m.keys[len(m.keys)-1].Algorithm(); got != c.want {
-				t.Errorf("%v: signs with %s", c.accepted, got)
-			}
+		})
+		ctx, task := startTask(t, credential.TaskOptions{})
+		if _, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1")); !errors.Is(err, credential.ErrRefused) {
+			t.Fatalf("%s: got %v", name, err)
+		}
+		_ = task.End(ctx)
+		_ = b.Close() // the last events are told
+		if len(bound) != 2 || !bound[credential.EventRefused].IsZero() || !bound[credential.EventRevoked].IsZero() {
+			t.Errorf("%s: the events say %v", name, bound)
 		}
 	}
 }
 
-// A panic of those who are asked about bindings is no worse than an error.
-func TestBindingPanics(t *testing.T) {
+// A panic in Confirm or Certificate has the same effect as an error.
+func TestBinding_PanicIsAnError(t *testing.T) {
 	opaque := &mint{ttl: time.Minute}
 	_, certs := certificates(t)
 	for name, issuer := range map[string]credential.Issuer[scope.Tool]{
-		"Confirm":     &binder{mint: opaque, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) { panic("x") }},
-		"Certificate": &binder{mint: opaque, certs: func() (*tls.Certificate, error) { panic("x") }},
-		"none":        &binder{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, nil }},
-		"fails":       &binder{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, errors.New("secret text") }},
+		"Confirm":     &confirmingMint{mint: opaque, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) { panic("x") }},
+		"Certificate": &confirmingMint{mint: opaque, certs: func() (*tls.Certificate, error) { panic("x") }},
+		"none":        &confirmingMint{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, nil }},
+		"fails":       &confirmingMint{mint: opaque, certs: func() (*tls.Certificate, error) { return nil, errors.New("secret text") }},
 	} {
 		b := newBroker(t, issuer, func(o *credential.BrokerOptions) {
 			o.Binding, o.Base = credential.RequireMutualTLS, nil
@@ -354,11 +232,32 @@ func TestBindingPanics(t *testing.T) {
 	}
 }
 
-// What cannot be bound is refused when the broker is made, or before anything
-// is sent.
-func TestBindingOptions(t *testing.T) {
+// A Confirm that calls runtime.Goexit leaves no token behind.
+func TestBinding_GoexitInConfirmLeavesNoToken(t *testing.T) {
 	_, certs := certificates(t)
-	certified := &binder{mint: &mint{ttl: time.Minute}, certs: certs, confirm: nil}
+	m := &mint{ttl: time.Minute}
+	b := newBroker(t, &confirmingMint{mint: m, certs: certs, confirm: func(secret.Text) (credential.Confirmation, error) {
+		runtime.Goexit()
+		panic("not reached")
+	}}, func(o *credential.BrokerOptions) { o.Binding, o.Base = credential.RequireMutualTLS, nil })
+	ctx, task := startTask(t, credential.TaskOptions{MaxLeases: 1})
+	for range 2 { // the first leaves room for the second
+		_, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
+		if e, ok := errors.AsType[*credential.Error](err); !ok || e.Reason != credential.ErrIssuer || e.Code != "panic" {
+			t.Errorf("got %v", err)
+		}
+		eventually(t, "what came is revoked", func() bool { return len(m.alive()) == 0 && len(b.Ledger().Leases()) == 0 })
+	}
+	if err := task.End(ctx); err != nil || m.issues() != 2 {
+		t.Errorf("%v after %d requests", err, m.issues())
+	}
+}
+
+// NewBroker refuses bindings that cannot work. A request over http is refused
+// before the issuer is asked.
+func TestBinding_RefusesWhatCannotBeBound(t *testing.T) {
+	_, certs := certificates(t)
+	certified := &confirmingMint{mint: &mint{ttl: time.Minute}, certs: certs, confirm: nil}
 	for name, c := range map[string]struct {
 		issuer credential.Issuer[scope.Tool]
 		o      credential.BrokerOptions
@@ -385,63 +284,16 @@ func TestBindingOptions(t *testing.T) {
 	}
 }
 
-var payURL = &url.URL{Scheme: "https", Host: "pay.test", Path: "/v1"}
-
-// tlsEcho is a server with TLS that notes headers and certificates and answers
-// 200, unless answer does. Whatever host is dialled by base, it is that one.
-type tlsEcho struct {
-	base   *http.Transport
-	answer func(http.ResponseWriter, *http.Request)
-	mu     sync.Mutex // guards what follows
-	seen   []http.Header
-	certs  []string     // thumbprints, "" for none
-	open   atomic.Int64 // connections
-}
-
-func newTLSEcho(t testing.TB) *tlsEcho {
-	t.Helper()
-	e := &tlsEcho{}
-	s := httptest.NewUnstartedServer(e)
-	s.EnableHTTP2 = true
-	s.Config.ConnState = func(_ net.Conn, now http.ConnState) {
-		switch now {
-		case http.StateNew:
-			e.open.Add(1)
-		case http.StateClosed, http.StateHijacked:
-			e.open.Add(-1)
-		}
+// NewBroker refuses an issuer that was made without mutual TLS. It does not
+// wait for the first call.
+func TestBinding_RefusesAnIssuerWithoutMutualTLS(t *testing.T) {
+	domain, _ := certificates(t)
+	issuer, err := exchange.New[scope.Tool](exchange.Config{Issuer: "https://as.test", Workload: domain.Source("/agent")})
+	if err != nil {
+		t.Fatal(err)
 	}
-	s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	pool := x509.NewCertPool()
-	pool.AddCert(s.Certificate())
-	e.base = &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, s.Listener.Addr().String())
-		},
-		TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "example.com", MinVersion: tls.VersionTLS13},
+	_, err = credential.NewBroker(issuer, &credential.BrokerOptions{Policy: policy.AllowAll(), Binding: credential.RequireMutualTLS})
+	if !errors.Is(err, credential.ErrInvalid) || !strings.Contains(err.Error(), "BrokerOptions.Binding") || !strings.Contains(err.Error(), "Config.MutualTLS") {
+		t.Errorf("got %v", err)
 	}
-	t.Cleanup(e.base.CloseIdleConnections)
-	return e
-}
-
-func (e *tlsEcho) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	cert := ""
-	if len(r.TLS.PeerCertificates) > 0 {
-		cert = mutual.Thumbprint(r.TLS.PeerCertificates[0].Raw)
-	}
-	e.mu.Lock()
-	e.seen, e.certs = append(e.seen, r.Header), append(e.certs, cert)
-	e.mu.Unlock()
-	if e.answer != nil {
-		e.answer(w, r)
-	}
-}
-
-func (e *tlsEcho) headers() []http.Header {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.seen)
 }

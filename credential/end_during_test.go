@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,15 +18,15 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// stop is one way in which something ends.
-type stop struct {
+// ending is one way to end a task, a broker or a credential.
+type ending struct {
 	name string
 	do   func(*underWay) error
 	next error // of a call that begins afterwards
 	task bool  // the task ends, and with it what is under way
 }
 
-var stops = []stop{
+var endings = []ending{
 	{"End", func(u *underWay) error { return u.task.End(u.ctx) }, credential.ErrTaskEnded, true},
 	{"End of the parent", func(u *underWay) error { return u.parent.End(u.ctx) }, credential.ErrTaskEnded, true},
 	{"deadline", func(u *underWay) error { time.Sleep(time.Until(u.task.Deadline())); return nil }, credential.ErrTaskEnded, true},
@@ -34,11 +37,12 @@ var stops = []stop{
 		panic("in the task")
 	}, credential.ErrTaskEnded, true},
 	{"Close", func(u *underWay) error { return u.Close() }, credential.ErrClosed, false},
-	{"Block", func(u *underWay) error { return second(u.Ledger().Block(u.ctx, nil)) }, credential.ErrBlocked, false},
+	{"Block", func(u *underWay) error { return errOf(u.Ledger().Block(u.ctx, nil)) }, credential.ErrBlocked, false},
 	{"Revoke", func(u *underWay) error { return u.Ledger().Revoke(u.ctx, nil) }, nil, false},
 }
 
-// underWay is a broker, a step of a task, and something that takes five seconds.
+// underWay is a broker, a step of a task, and something that takes five
+// seconds.
 type underWay struct {
 	*credential.Broker[scope.Tool]
 	m            *mint
@@ -51,8 +55,6 @@ type underWay struct {
 	telling      atomic.Bool
 	issuing      atomic.Int32 // 1: hears its context, 2: deaf
 }
-
-const slow = 5 * time.Second
 
 func (u *underWay) call(s scope.Tool) error {
 	r, err := http.NewRequestWithContext(u.ctx, "GET", "https://pay.test/v1", nil)
@@ -68,8 +70,10 @@ func (u *underWay) call(s scope.Tool) error {
 	return err
 }
 
-// slowTool is a base transport that takes its time over an answer or a body,
-// and notes when a request reached it and with what.
+const slowTime = 5 * time.Second
+
+// slowTool is a base transport whose responses or bodies take five seconds. It
+// records when the last request came.
 type slowTool struct {
 	slowAnswer, slowBody, no atomic.Bool // no: answers 401 once
 	last                     atomic.Int64
@@ -81,7 +85,7 @@ func (w *slowTool) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w.last.Store(time.Now().UnixNano())
 	if w.slowAnswer.Load() {
-		if err := wait(r.Context()); err != nil {
+		if err := waitSlow(r.Context()); err != nil {
 			return nil, err
 		}
 	}
@@ -89,53 +93,53 @@ func (w *slowTool) RoundTrip(r *http.Request) (*http.Response, error) {
 		return respond(401, ""), nil
 	}
 	resp := respond(200, "")
-	resp.Body = io.NopCloser(reader(nil))
+	resp.Body = io.NopCloser(emptyReader(nil))
 	if w.slowBody.Load() {
-		resp.Body = io.NopCloser(waiting{r.Context()})
+		resp.Body = io.NopCloser(waitingBody{r.Context()})
 	}
 	return resp, nil
 }
 
-// wait waits five seconds, or for ctx.
-func wait(ctx context.Context) error {
+// waitSlow waits for five seconds or until ctx is done.
+func waitSlow(ctx context.Context) error {
 	select {
-	case <-time.After(slow):
+	case <-time.After(slowTime):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-type waiting struct{ ctx context.Context }
+type waitingBody struct{ ctx context.Context }
 
-func (w waiting) Read([]byte) (int, error) {
-	if err := wait(w.ctx); err != nil {
+func (w waitingBody) Read([]byte) (int, error) {
+	if err := waitSlow(w.ctx); err != nil {
 		return 0, err
 	}
 	return 0, io.EOF
 }
 
-// Whatever ends a task, a credential or a broker, and whatever is under way
-// then: nothing begins afterwards, every token is revoked once, whoever waits is
-// told why, at once where the task is over, and nothing is left running.
-func TestEndings(t *testing.T) {
-	refused := func(s stop) error { // of a caller who waits for the issuer
+// Each ending during each stage of a call: nothing begins afterwards, each
+// token is revoked once, waiters get the reason, at once if the task is over,
+// and no goroutine is left.
+func TestEnd_OfAnyKindDuringAnyStage(t *testing.T) {
+	refused := func(s ending) error { // of a caller who waits for the issuer
 		if s.next == nil || s.next == credential.ErrBlocked {
 			return credential.ErrRefused
 		}
 		return s.next
 	}
-	cut := func(s stop) error { // of a call that is out
+	cut := func(s ending) error { // of a call that is out
 		if s.task {
 			return credential.ErrTaskEnded
 		}
 		return nil
 	}
-	next := func(s stop) error { return s.next }
+	next := func(s ending) error { return s.next }
 	for _, c := range []struct {
 		name  string
 		begin func(*underWay) error // runs beside what follows
-		want  func(stop) error      // its error
+		want  func(ending) error    // its error
 		late  bool                  // it may take its time although the task is over
 		warm  bool                  // a token is cached
 		setup func(*underWay)
@@ -156,7 +160,7 @@ func TestEndings(t *testing.T) {
 		{name: "issuing for one call", setup: func(u *underWay) { u.issuing.Store(2) },
 			begin: func(u *underWay) error { return u.call(u.once) }, want: refused},
 		{name: "refreshing", warm: true, setup: func(u *underWay) { u.issuing.Store(2) },
-			begin: func(u *underWay) error { return u.call(u.pay) }, want: func(stop) error { return nil }},
+			begin: func(u *underWay) error { return u.call(u.pay) }, want: func(ending) error { return nil }},
 		{name: "calling", setup: func(u *underWay) { u.w.slowAnswer.Store(true) },
 			begin: func(u *underWay) error { return u.call(u.pay) }, want: cut},
 		{name: "calling with one call's token", setup: func(u *underWay) { u.w.slowAnswer.Store(true) },
@@ -165,7 +169,7 @@ func TestEndings(t *testing.T) {
 			begin: func(u *underWay) error { return u.call(u.pay) }, want: next},
 		{name: "reading", setup: func(u *underWay) { u.w.slowBody.Store(true) },
 			begin: func(u *underWay) error { return u.call(u.pay) },
-			want: func(s stop) error {
+			want: func(s ending) error {
 				if s.task {
 					return context.Canceled // or its deadline, see below
 				}
@@ -175,7 +179,7 @@ func TestEndings(t *testing.T) {
 			begin: func(u *underWay) error { return u.call(u.pay) }, want: next},
 		{name: "telling the sink", warm: true, setup: func(u *underWay) { u.telling.Store(true) }, late: true,
 			begin: func(u *underWay) error { return u.call(u.pay) }, want: next},
-		{name: "handed out", want: func(s stop) error {
+		{name: "handed out", want: func(s ending) error {
 			if s.task {
 				return credential.ErrTaskEnded
 			}
@@ -183,11 +187,11 @@ func TestEndings(t *testing.T) {
 		}, late: true,
 			begin: func(u *underWay) error {
 				c, err := u.Credential(u.ctx, u.pay)
-				time.Sleep(slow)
-				return errors.Join(err, second(c.Secret()))
+				time.Sleep(slowTime)
+				return errors.Join(err, errOf(c.Secret()))
 			}},
 	} {
-		for _, s := range stops {
+		for _, s := range endings {
 			t.Run(c.name+"/"+s.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					life := time.Hour
@@ -254,9 +258,9 @@ func newUnderWay(t *testing.T, life time.Duration) *underWay {
 	u.m.before = func(ctx context.Context) error {
 		switch u.issuing.Load() {
 		case 1:
-			return wait(ctx)
+			return waitSlow(ctx)
 		case 2:
-			time.Sleep(slow)
+			time.Sleep(slowTime)
 		}
 		return nil
 	}
@@ -264,13 +268,13 @@ func newUnderWay(t *testing.T, life time.Duration) *underWay {
 		o.Base = u.w
 		o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
 			if u.deciding.Load() {
-				time.Sleep(slow)
+				time.Sleep(slowTime)
 			}
 			return policy.Decision{Allow: true}, nil
 		})
 		o.Events = func(e credential.Event) {
 			if e.Kind == credential.EventReused && u.telling.Load() {
-				time.Sleep(slow)
+				time.Sleep(slowTime)
 			}
 		}
 	})
@@ -287,4 +291,108 @@ func newUnderWay(t *testing.T, life time.Duration) *underWay {
 		t.Fatal(err)
 	}
 	return u
+}
+
+// 1,000 goroutines make calls during End, Revoke, Block or Close. A call that
+// begins afterwards is not sent, or after Revoke not with a revoked token.
+// After End no call is sent, even if it began before.
+func TestEnd_UnderLoadNothingGoesOutAfterwards(t *testing.T) {
+	type stage struct {
+		*credential.Broker[scope.Tool]
+		task *credential.Task
+	}
+	for name, c := range map[string]struct {
+		end  func(stage) error
+		want error // of calls afterwards
+	}{
+		"End":    {func(s stage) error { return s.task.End(context.Background()) }, credential.ErrTaskEnded},
+		"Close":  {func(s stage) error { return s.Close() }, credential.ErrClosed},
+		"Block":  {func(s stage) error { return errOf(s.Ledger().Block(context.Background(), nil)) }, credential.ErrBlocked},
+		"Revoke": {func(s stage) error { return s.Ledger().Revoke(context.Background(), nil) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			goroutinesReturn(t)
+			synctest.Test(t, func(t *testing.T) { // no time passes while calls are under way
+				var ended atomic.Bool
+				var old []string
+				var sent, late atomic.Int64
+				enough := make(chan struct{})
+				base := failingBase(func(r *http.Request) error {
+					after := ended.Load() // before the look at the context
+					if err := r.Context().Err(); err != nil {
+						return err
+					}
+					if sent.Add(1) == 1000 {
+						close(enough)
+					}
+					if name == "End" && after {
+						late.Add(1)
+					}
+					if r.Header.Get("Began") == "after" && (name != "Revoke" || slices.Contains(old, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))) {
+						late.Add(1)
+					}
+					return errNoServer
+				})
+				m := &mint{ttl: time.Hour}
+				b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = base })
+				ctx, task := startTask(t, credential.TaskOptions{})
+				step := must(credential.StartTask(ctx, credential.TaskOptions{}))
+				pay := tool(t, "pay")
+				once := tool(t, "pay", func(s *scope.Spec) { s.SingleUse = true })
+				callers := []func(*http.Request) error{
+					func(r *http.Request) error { return errOf(b.Client(pay).Do(r.WithContext(ctx))) },
+					func(r *http.Request) error { return errOf(b.Client(pay).Do(r.WithContext(step))) },
+					func(r *http.Request) error {
+						return errOf(b.Transport(pay, &credential.TransportOptions{Task: task}).Client().Do(r))
+					},
+				}
+				single := func(r *http.Request) error { return errOf(b.Client(once).Do(r.WithContext(ctx))) }
+				var wg sync.WaitGroup
+				for i := range 1000 {
+					call := callers[i%len(callers)]
+					if i%200 == 0 {
+						call = single // each costs a mint and a revocation
+					}
+					wg.Go(func() {
+						for after := false; !after; {
+							after = ended.Load()
+							r := request(t, context.Background(), "GET", "https://pay.test/v1")
+							if after {
+								r.Header.Set("Began", "after")
+							}
+							err := call(r)
+							if !after && c.want != nil && errors.Is(err, c.want) {
+								time.Sleep(10 * time.Millisecond) // who is refused leaves the machine to what ends it
+							}
+							if after && !errors.Is(err, c.want) && !(c.want == nil && errors.Is(err, errNoServer)) {
+								t.Errorf("afterwards: %v", err)
+							}
+						}
+					})
+				}
+				<-enough
+				m.mu.Lock()
+				old = slices.Clone(m.given)
+				m.mu.Unlock()
+				if err := c.end(stage{b, task}); err != nil {
+					t.Error(err)
+				}
+				ended.Store(true)
+				wg.Wait()
+				if n := late.Load(); n != 0 {
+					t.Errorf("%d requests went out afterwards", n)
+				}
+				_ = task.End(context.Background())
+				synctest.Wait()
+				if n := len(m.alive()); n != 0 {
+					t.Errorf("%d tokens are not revoked", n)
+				}
+				for token, n := range m.taken {
+					if n != 1 {
+						t.Errorf("%s… was revoked %d times", token[:4], n)
+					}
+				}
+			})
+		})
+	}
 }

@@ -18,25 +18,25 @@ import (
 	"github.com/taskcred/taskcred/scope/policy"
 )
 
-// Thousands of random calls, steps, ends, revocations and blocks, with a server
-// that is slow, wrong, down and deaf at random: in the end every token that it
-// ever issued is revoked or dead, and the events say which, once. The seed of a
-// run that fails is in its name.
-func TestTheBooksAreRight(t *testing.T) {
+// Six goroutines make 6,000 random calls, steps, ends, revocations and blocks.
+// The issuers are slow, wrong, down and deaf at random. In the end each token
+// that they issued is revoked, dead or named by Close, and the events report
+// that once. The name of the subtest holds the seed.
+func TestLedger_EveryTokenEndsOnceInASoak(t *testing.T) {
 	for range 3 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { newChaos(t, seed).run() })
+			synctest.Test(t, func(t *testing.T) { newSoak(t, seed).run() })
 		})
 	}
 }
 
-// chaos is a ledger shared by two brokers, each with an issuer of its own, and
-// what becomes of them.
-type chaos struct {
+// soak is a ledger that two brokers share, each with an issuer of its own, and
+// the tasks that use them.
+type soak struct {
 	t      *testing.T
 	ledger credential.Ledger
-	books  [2]*books
+	books  [2]*audit
 	scopes []scope.Tool
 	deny   atomic.Bool
 
@@ -45,139 +45,19 @@ type chaos struct {
 	tasks []running
 }
 
-type running struct {
-	ctx  context.Context
-	task *credential.Task
-}
-
-// books is a broker, and what its issuer and its events say of each token.
-type books struct {
-	*credential.Broker[scope.Tool]
-	*mint
-	c    *chaos
-	well atomic.Bool // the issuer does as it is told
-
-	mu      sync.Mutex // guards the fields below
-	byEnd   map[int64]*entry
-	events  map[uint64][]credential.Event // by lease
-	strange int                           // tokens of unknown life
-}
-
-// entry is a token by the word of the issuer.
-type entry struct {
-	token, refresh string
-	never          bool // the issuer cannot take it back
-}
-
-func newChaos(t *testing.T, seed uint64) *chaos {
-	c := &chaos{t: t, rng: rand.New(rand.NewPCG(seed, 0))}
-	for i := range 10 {
-		c.scopes = append(c.scopes, tool(t, fmt.Sprint("s", i), func(s *scope.Spec) { s.SingleUse = i == 0 }))
-	}
-	for i := range c.books {
-		k := &books{c: c, mint: &mint{}, byEnd: map[int64]*entry{}, events: map[uint64][]credential.Event{}}
-		k.answer, k.revoke = k.issue, k.takeBack
-		k.Broker = newBroker(t, k.mint, func(o *credential.BrokerOptions) {
-			o.Ledger, o.MaxCached, o.Events, o.Base = &c.ledger, 1+3*i, k.note, &wire{answer: c.respond}
-			o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
-				return policy.Decision{Allow: !c.deny.Load()}, nil
-			})
-		})
-		c.books[i] = k
-	}
-	return c
-}
-
 // n returns a random number below max.
-func (c *chaos) n(max int) int {
+func (c *soak) n(max int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.rng.IntN(max)
 }
 
-func (c *chaos) sleep(most time.Duration) {
+func (c *soak) sleep(most time.Duration) {
 	time.Sleep(time.Duration(c.n(int(most/time.Millisecond))) * time.Millisecond)
 }
 
-// issue is what the issuer answers.
-func (k *books) issue(r credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
-	began := time.Now()
-	life := [...]time.Duration{2 * time.Second, 20 * time.Second, 5 * time.Minute, time.Hour}[k.c.n(4)]
-	var err error
-	if k.c.n(4) == 0 {
-		k.c.sleep(15 * time.Second) // and hears nothing
-	}
-	switch what := k.c.n(20); {
-	case what == 0:
-		panic("issuer")
-	case what == 1:
-		resp.AccessToken = secret.Text{}
-		return &credential.Error{Reason: credential.ErrIssuer, Code: "dial"}
-	case what == 2:
-		resp.AccessToken = secret.Text{}
-		return errors.New("no")
-	case what == 3:
-		err = errors.New("take it and do not use it")
-	case what == 4:
-		resp.Scope = new("use admin")
-	case what == 5:
-		life = 0
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	e := &entry{token: secret.Reveal(resp.AccessToken)}
-	if k.c.n(5) == 0 {
-		resp.RefreshToken = secret.New(e.token + "-refresh")
-		e.refresh = e.token + "-refresh"
-	}
-	if life == 0 {
-		k.strange++
-		return err
-	}
-	for k.byEnd[began.Add(life).UnixNano()] != nil {
-		life++ // by its end a lease is known
-	}
-	k.byEnd[began.Add(life).UnixNano()] = e
-	resp.ExpiresIn = &life
-	return err
-}
-
-// takeBack is what the issuer does with a revocation.
-func (k *books) takeBack(ctx context.Context, token string) error {
-	if k.well.Load() {
-		return k.supports(token, 0)
-	}
-	switch k.c.n(10) {
-	case 0:
-		k.c.sleep(12 * time.Second)
-	case 1:
-		<-ctx.Done()
-		return ctx.Err()
-	case 2:
-		panic("revoke")
-	case 3:
-		return errors.New("down")
-	case 4:
-		return &credential.Error{Reason: credential.ErrIssuer, RetryAfter: time.Duration(k.c.n(120)) * time.Second}
-	}
-	return k.supports(token, 10)
-}
-
-// supports says that one in so many tokens cannot be revoked, now and for ever.
-func (k *books) supports(token string, oneIn int) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, e := range k.byEnd {
-		if e.token == token && (e.never || oneIn > 0 && k.c.n(oneIn) == 0) {
-			e.never = true
-			return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
-		}
-	}
-	return nil
-}
-
-// respond is what tools answer.
-func (c *chaos) respond(*http.Request) *http.Response {
+// respond answers a request to a tool.
+func (c *soak) respond(*http.Request) *http.Response {
 	switch c.n(20) {
 	case 0:
 		return respond(401, "")
@@ -187,17 +67,8 @@ func (c *chaos) respond(*http.Request) *http.Response {
 	return respond(200, "some text")
 }
 
-func (k *books) note(e credential.Event) {
-	if e.Lease.ID == 0 {
-		return
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.events[e.Lease.ID] = append(k.events[e.Lease.ID], e)
-}
-
-// step is one random act.
-func (c *chaos) step() {
+// step does one random thing.
+func (c *soak) step() {
 	c.mu.Lock()
 	var r running
 	if len(c.tasks) > 0 {
@@ -252,7 +123,7 @@ func (c *chaos) step() {
 	}
 }
 
-func (c *chaos) run() {
+func (c *soak) run() {
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
@@ -306,8 +177,132 @@ func (c *chaos) run() {
 	}
 }
 
-// check compares the issuer's word on each token with that of the events.
-func (k *books) check(mayExpire func(*entry, credential.Event) bool) {
+func newSoak(t *testing.T, seed uint64) *soak {
+	c := &soak{t: t, rng: rand.New(rand.NewPCG(seed, 0))}
+	for i := range 10 {
+		c.scopes = append(c.scopes, tool(t, fmt.Sprint("s", i), func(s *scope.Spec) { s.SingleUse = i == 0 }))
+	}
+	for i := range c.books {
+		k := &audit{c: c, mint: &mint{}, byEnd: map[int64]*entry{}, events: map[uint64][]credential.Event{}}
+		k.answer, k.revoke = k.issue, k.takeBack
+		k.Broker = newBroker(t, k.mint, func(o *credential.BrokerOptions) {
+			o.Ledger, o.MaxCached, o.Events, o.Base = &c.ledger, 1+3*i, k.note, &wire{answer: c.respond}
+			o.Policy = policy.DeciderFunc(func(context.Context, policy.Request) (policy.Decision, error) {
+				return policy.Decision{Allow: !c.deny.Load()}, nil
+			})
+		})
+		c.books[i] = k
+	}
+	return c
+}
+
+type running struct {
+	ctx  context.Context
+	task *credential.Task
+}
+
+// audit is a broker, and what its issuer and its events say about each token.
+type audit struct {
+	*credential.Broker[scope.Tool]
+	*mint
+	c    *soak
+	well atomic.Bool // the issuer does as it is told
+
+	mu      sync.Mutex // guards the fields below
+	byEnd   map[int64]*entry
+	events  map[uint64][]credential.Event // by lease
+	strange int                           // tokens of unknown life
+}
+
+// issue answers a request for a token.
+func (k *audit) issue(r credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+	began := time.Now()
+	life := [...]time.Duration{2 * time.Second, 20 * time.Second, 5 * time.Minute, time.Hour}[k.c.n(4)]
+	var err error
+	if k.c.n(4) == 0 {
+		k.c.sleep(15 * time.Second) // and hears nothing
+	}
+	switch what := k.c.n(20); {
+	case what == 0:
+		panic("issuer")
+	case what == 1:
+		resp.AccessToken = secret.Text{}
+		return &credential.Error{Reason: credential.ErrIssuer, Code: "dial"}
+	case what == 2:
+		resp.AccessToken = secret.Text{}
+		return errors.New("no")
+	case what == 3:
+		err = errors.New("take it and do not use it")
+	case what == 4:
+		resp.Scope = new("use admin")
+	case what == 5:
+		life = 0
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := &entry{token: secret.Reveal(resp.AccessToken)}
+	if k.c.n(5) == 0 {
+		resp.RefreshToken = secret.New(e.token + "-refresh")
+		e.refresh = e.token + "-refresh"
+	}
+	if life == 0 {
+		k.strange++
+		return err
+	}
+	for k.byEnd[began.Add(life).UnixNano()] != nil {
+		life++ // by its end a lease is known
+	}
+	k.byEnd[began.Add(life).UnixNano()] = e
+	resp.ExpiresIn = &life
+	return err
+}
+
+// takeBack answers a revocation.
+func (k *audit) takeBack(ctx context.Context, token string) error {
+	if k.well.Load() {
+		return k.supports(token, 0)
+	}
+	switch k.c.n(10) {
+	case 0:
+		k.c.sleep(12 * time.Second)
+	case 1:
+		<-ctx.Done()
+		return ctx.Err()
+	case 2:
+		panic("revoke")
+	case 3:
+		return errors.New("down")
+	case 4:
+		return &credential.Error{Reason: credential.ErrIssuer, RetryAfter: time.Duration(k.c.n(120)) * time.Second}
+	}
+	return k.supports(token, 10)
+}
+
+// supports fails for one token in so many, for that token from then on: the
+// issuer cannot revoke it.
+func (k *audit) supports(token string, oneIn int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.byEnd {
+		if e.token == token && (e.never || oneIn > 0 && k.c.n(oneIn) == 0) {
+			e.never = true
+			return &credential.Error{Reason: credential.ErrIssuer, Code: "unsupported_token_type"}
+		}
+	}
+	return nil
+}
+
+func (k *audit) note(e credential.Event) {
+	if e.Lease.ID == 0 {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.events[e.Lease.ID] = append(k.events[e.Lease.ID], e)
+}
+
+// check compares what the issuer knows about each token with its events.
+func (k *audit) check(mayExpire func(*entry, credential.Event) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.mint.mu.Lock()
@@ -350,11 +345,11 @@ func (k *books) check(mayExpire func(*entry, credential.Event) bool) {
 	}
 }
 
-func (k *books) failed(id uint64) bool {
+func (k *audit) failed(id uint64) bool {
 	return k.failedOf(k.events[id])
 }
 
-func (k *books) failedOf(events []credential.Event) bool {
+func (k *audit) failedOf(events []credential.Event) bool {
 	for _, e := range events {
 		if e.Kind == credential.EventRevokeFailed {
 			return true
@@ -363,8 +358,8 @@ func (k *books) failedOf(events []credential.Event) bool {
 	return false
 }
 
-// count looks for tokens without events, and for what was said twice or not.
-func (k *books) count() {
+// count finds tokens without events, and events that are missing or repeated.
+func (k *audit) count() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.events) != len(k.given) {
@@ -388,4 +383,10 @@ func (k *books) count() {
 	if strange != k.strange {
 		k.c.t.Errorf("%d tokens of unknown life, events of %d", k.strange, strange)
 	}
+}
+
+// entry is a token as its issuer knows it.
+type entry struct {
+	token, refresh string
+	never          bool // the issuer cannot take it back
 }

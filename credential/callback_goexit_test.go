@@ -240,7 +240,7 @@ func TestSink_GoexitLeavesNoCredentialBehind(t *testing.T) {
 		for _, kind := range []credential.EventKind{credential.EventIssued, credential.EventRefreshed} {
 			t.Run(name+" "+string(kind), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					o := observe(t, logger)
+					o := newObserved(t, logger)
 					call := func() error { return get(t, o.Broker, o.ctx, "short") }
 					if kind == credential.EventRefreshed {
 						if err := call(); err != nil {
@@ -248,7 +248,7 @@ func TestSink_GoexitLeavesNoCredentialBehind(t *testing.T) {
 						}
 						time.Sleep(80 * time.Second)
 					}
-					o.see.Store(new(handler(func(k credential.EventKind, _ string) {
+					o.see.Store(new(kindHandler(func(k credential.EventKind, _ string) {
 						if k == kind {
 							runtime.Goexit()
 						}
@@ -294,7 +294,7 @@ func TestSink_GoexitOfACallerLetsGoOfItsCredential(t *testing.T) {
 					case "sink":
 						o.Events = func(e credential.Event) { goexit(e.Kind, "") }
 					case "Handle":
-						o.Logger = slog.New(handler(goexit))
+						o.Logger = slog.New(kindHandler(goexit))
 					case "Enabled":
 						o.Logger = slog.New(enabled{slog.DiscardHandler, func(l slog.Level) {
 							if l == slog.LevelDebug { // that of uses
