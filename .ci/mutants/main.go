@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -47,6 +48,7 @@ func main() {
 	for range *busy {
 		go func() {
 			for {
+				_ = rand.Uint64()
 			}
 		}()
 	}
