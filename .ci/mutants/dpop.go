@@ -38,6 +38,13 @@ var proofs = []mutant{
 		fails: names{"TestNoProofTwice/GET with a body"},
 	},
 	{
+		weakened: "one of two idempotency keys is overlooked",
+		dir:      "credential/internal/resend", in: "SendOnce",
+		old: `, "X-Idempotency-Key"`,
+		new: ``,
+		by:  "credential/dpop", fails: names{"TestUnsafeArrivesOnce/the other key"},
+	},
+	{
 		weakened: "a tool asks for a nonce in a body",
 		dir:      "credential/dpop", in: "asksForNonce",
 		old:   `&& $token == ""`,

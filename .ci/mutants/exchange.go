@@ -74,6 +74,13 @@ var exchanges = []mutant{
 		new:   `len($leaf) == 0 && bytes.Equal(nil, nil)`,
 		fails: names{"TestMutualTLSRotation"},
 	},
+	{
+		weakened: "a session of another certificate is resumed",
+		dir:      "credential/internal/mutual", in: "Transport",
+		old: `$t.TLSClientConfig.ClientSessionCache = nil`,
+		new: ``,
+		by:  "credential/exchange", fails: names{"TestMutualTLSDoesNotResume"},
+	},
 
 	// what is read of an answer
 	{

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -46,7 +47,8 @@ func main() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + *busy)
 	for range *busy {
 		go func() {
-			for { //lint:ignore SA5002 it keeps a processor busy
+			for {
+				_ = rand.Uint64()
 			}
 		}()
 	}
