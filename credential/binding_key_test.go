@@ -422,3 +422,28 @@ func TestProofKey_NotAfterTheEnd(t *testing.T) {
 		t.Errorf("got %v and %d tokens", err, len(k.given))
 	}
 }
+
+// The end of a task closes each of its keys, where its issuers take different
+// algorithms.
+func TestProofKey_EndClosesEachOfTwo(t *testing.T) {
+	m := &mint{ttl: time.Minute, answer: func(_ credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
+		resp.TokenType = "DPoP"
+		return nil
+	}}
+	other := &mint{ttl: time.Minute, answer: m.answer, proofs: []string{"EdDSA"}}
+	ctx, task := startTask(t, credential.TaskOptions{})
+	for _, issuer := range []*mint{m, other} {
+		b := newBroker(t, issuer, func(o *credential.BrokerOptions) { o.Binding = credential.RequireDPoP })
+		if err := callPay(t, b, ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := task.End(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, k := range []*dpop.Key{m.keys[0], other.keys[0]} {
+		if _, err := k.Proof("GET", payURL, "", ""); !errors.Is(err, dpop.ErrClosed) {
+			t.Errorf("%s after the end: %v", k.Algorithm(), err)
+		}
+	}
+}

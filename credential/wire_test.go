@@ -314,3 +314,41 @@ func TestWire_EndCutsUpgradedConnections(t *testing.T) {
 		t.Errorf("%d tokens alive", n)
 	}
 }
+
+// The end of a step closes the connections that were upgraded in it, while its
+// task goes on.
+func TestWire_EndOfAStepCutsItsUpgradedConnection(t *testing.T) {
+	var cut atomic.Bool
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.Copy(io.Discard, conn)
+		cut.Store(true)
+	}))
+	defer s.Close()
+	b := newBroker(t, &mint{ttl: time.Hour}, func(o *credential.BrokerOptions) { o.Base = nil })
+	ctx, task := startTask(t, credential.TaskOptions{})
+	ctx, step, err := credential.StartTask(ctx, credential.TaskOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := request(t, ctx, "GET", s.URL+"/")
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
+	resp, err := b.Client(tool(t, "pay", func(x *scope.Spec) { x.Endpoint = s.URL })).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := step.End(context.Background()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the connection is closed", cut.Load)
+	if err := task.End(context.Background()); err != nil {
+		t.Error(err)
+	}
+}

@@ -25,7 +25,7 @@ var proofs = []mutant{
 	},
 	{
 		weakened: "another proof goes out in another spelling",
-		dir:      "credential/dpop", in: "header",
+		dir:      "credential/dpop", in: "withProof",
 		old:   `strings.EqualFold($k, "Dpop")`,
 		new:   `$k == "Dpop"`,
 		fails: names{"TestDoHeader"},
@@ -67,17 +67,17 @@ var proofs = []mutant{
 	},
 	{
 		weakened: "servers at two ports share a nonce",
-		dir:      "credential/dpop", in: "origin",
-		old:   `return $scheme + "://" + $host + ":" + $port, nil`,
-		new:   `return $scheme + "://" + $host, nil`,
+		dir:      "credential/dpop", in: "originOf",
+		old:   `origin.Host($scheme, strings.TrimSuffix($u.Host, ":"))`,
+		new:   `origin.Host($scheme, $u.Hostname())`,
 		fails: names{"TestNoncesOfOrigins"},
 	},
 	{
 		weakened: "port 443 is left out whatever the scheme",
-		dir:      "credential/dpop", in: "origin",
-		old:   `$scheme == "https" && $port == "443"`,
-		new:   `$port == "443"`,
-		fails: names{"TestTarget"},
+		dir:      "internal/origin", in: "Host",
+		old: `case "http": return strings.TrimSuffix($host, ":80")`,
+		new: `case "http": return strings.TrimSuffix(strings.TrimSuffix($host, ":80"), ":443")`,
+		by:  "credential/dpop", fails: names{"TestTarget"},
 	},
 	{
 		weakened: "a proof names the path unescaped",

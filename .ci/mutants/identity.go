@@ -25,10 +25,10 @@ var identities = []mutant{
 	},
 	{
 		weakened: "an SVID ends when both clocks say so",
-		dir:      "identity/workload", in: "moment.reached",
-		old:   `!$now.wall.Before($m.wall) || $now.mono >= $m.mono`,
-		new:   `!$now.wall.Before($m.wall) && $now.mono >= $m.mono`,
-		fails: names{"TestEitherClockEndsIt/the wall clock is ahead", "TestEitherClockEndsIt/the wall clock was set back"},
+		dir:      "internal/clock", in: "Instant.Reached",
+		old: `$a.wall >= $b.wall || $a.mono >= $b.mono`,
+		new: `$a.wall >= $b.wall && $a.mono >= $b.mono`,
+		by:  "identity/workload", fails: names{"TestEitherClockEndsIt/the wall clock is ahead", "TestEitherClockEndsIt/the wall clock was set back"},
 	},
 	{
 		weakened: "an SVID is given out a hundredth of its life before its end",
@@ -71,8 +71,8 @@ var identities = []mutant{
 	{
 		weakened: "an expired X.509-SVID is served while the agent is silent",
 		dir:      "identity/workload", in: "(*svids).get",
-		old:   `case $w.usable.over($w.now()):`,
-		new:   `case false:`,
+		old:   `case $w.usable.over($now):`,
+		new:   `case $w.usable.over($now) && $w.last != nil:`,
 		fails: names{"TestExpiredFromTheStart"},
 	},
 	{

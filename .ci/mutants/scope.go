@@ -6,8 +6,8 @@ var scopes = []mutant{
 	{
 		weakened: "the endpoint's host may end another name",
 		dir:      "scope", in: "sameHost",
-		old:   `normalHost($scheme, $h) == $host`,
-		new:   `strings.HasSuffix(normalHost($scheme, $h), $host)`,
+		old:   `origin.Host($scheme, $h) == $host`,
+		new:   `strings.HasSuffix(origin.Host($scheme, $h), $host)`,
 		fails: names{"TestCovers"},
 	},
 	{
