@@ -248,7 +248,8 @@ func TestAnswer_EachCheckAndItsNeighbour(t *testing.T) {
 			[]answer{tokenType("Bearer "), tokenType("Bearers"), tokenType("Beare"), tokenType(""), tokenType("MAC"), tokenType("DPoP"), tokenType("dpop")}},
 		{"issued_token_type", plain, []answer{issued(""), issued(identity.AccessToken), typed},
 			[]answer{issued(identity.AccessToken + "s"), issued("access_token"), issued("urn:ietf:params:oauth:token-type:id_token"), issued("urn:ietf:params:oauth:token-type:saml2")}},
-		{"jwt", plain, []answer{typed}, []answer{issued(identity.JWT), jwt(claims{"aud": nil}), jwt(claims{"aud": 1})}},
+		{"jwt", plain, []answer{typed, token("e30.e30"), token("e30.e30.e30.e30"), token("a.b.c"), token("eyJh.b.c"), token("e30!.b.c"), token("MTI.b.c"), token("W10.b.c")},
+			[]answer{token("e30.b.c"), token("e30=.b.c"), token("ICB7fQ.b.c"), token("eyJhbGciOiJub25lIn0.b."), issued(identity.JWT), jwt(claims{"aud": nil}), jwt(claims{"aud": 1})}},
 
 		{"scope", plain, []answer{permissions("a b"), permissions("b a")},
 			[]answer{permissions("a"), permissions("b"), permissions("a b c"), permissions("a b A"), permissions("a b "), permissions(" a b"), permissions("a,b"), permissions("")}},

@@ -382,3 +382,78 @@ func TestCache_CountsWhatLeft(t *testing.T) {
 		t.Errorf("%d exchanges, want 1", n)
 	}
 }
+
+// A credential that was taken back holds no place in the cache: the next one
+// evicts none that is alive.
+func TestCache_WhatWasTakenBackHoldsNoPlace(t *testing.T) {
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 2 })
+	var tasks []context.Context
+	for i := range 3 {
+		ctx, _ := startTask(t, credential.TaskOptions{ID: fmt.Sprint(i)})
+		tasks = append(tasks, ctx)
+	}
+	use := func(i int) {
+		t.Helper()
+		if err := get(t, b, tasks[i], "pay"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	use(0)
+	use(1)
+	if err := b.Ledger().Revoke(t.Context(), func(l credential.Lease) bool { return l.Task == "1" }); err != nil {
+		t.Fatal(err)
+	}
+	use(2)
+	use(0)
+	if n := m.issues(); n != 3 {
+		t.Errorf("%d exchanges: the one that is alive was evicted for one that was taken back", n)
+	}
+}
+
+// A credential that comes back into the cache after it was evicted is found
+// there, however often.
+func TestCache_EvictedAndIssuedAgainIsFound(t *testing.T) {
+	m := &mint{ttl: time.Hour}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.MaxCached = 1 })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	want := 0
+	for range 3 {
+		for _, name := range []string{"pay", "mail"} {
+			want++
+			for range 3 {
+				if err := get(t, b, ctx, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	if n := m.issues(); n != want {
+		t.Errorf("%d exchanges, want %d", n, want)
+	}
+}
+
+// To take back a credential that was superseded leaves the one in its place in
+// the cache.
+func TestCache_RevokingTheOldOneKeepsTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &mint{ttl: 100 * time.Second}
+		b := newBroker(t, m)
+		ctx, _ := startTask(t, credential.TaskOptions{})
+		held, err := b.Client(tool(t, "pay")).Do(request(t, ctx, "GET", "https://pay.test/v1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Body.Close()
+		refresh(t, b, ctx)
+		if l := b.Ledger().Leases(); len(l) != 2 {
+			t.Fatalf("inventory %v", l)
+		}
+		if err := b.Ledger().Revoke(t.Context(), func(l credential.Lease) bool { return l.ID == 1 }); err != nil {
+			t.Error(err)
+		}
+		if err := get(t, b, ctx, "pay"); err != nil || m.issues() != 2 || len(m.alive()) != 1 {
+			t.Errorf("%v, %d exchanges, %d alive", err, m.issues(), len(m.alive()))
+		}
+	})
+}

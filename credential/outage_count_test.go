@@ -138,11 +138,11 @@ func TestOutage_PausesDouble(t *testing.T) {
 			_, _ = p.ask(t, b)
 		}
 		const least, most = 100 * time.Millisecond, 10 * time.Second
-		for i := range 12 {
+		for i := range 80 {
 			if _, asked := p.ask(t, b); !asked {
 				t.Fatalf("failure %d: not asked", i+3)
 			}
-			want := min(least<<i, most)
+			want := min(least<<min(i, 10), most)
 			err, asked := p.ask(t, b)
 			e, ok := errors.AsType[*credential.Error](err)
 			if asked || !ok || e.Code != "dial" || e.Host != "as.test" || e.Detail != "" || e.RetryAfter < want || e.RetryAfter > want+want/4 {
@@ -196,6 +196,28 @@ func TestOutage_RetryAfterIsBounded(t *testing.T) {
 			time.Sleep(c.want)
 			if err, asked := p.ask(t, b); err != nil || !asked {
 				t.Errorf("advised %v, and waited for: asked %v, %v", c.advised, asked, err)
+			}
+		})
+	}
+}
+
+// In an outage the longer one counts, its own pause or what Retry-After says.
+func TestOutage_LongerOfPauseAndRetryAfter(t *testing.T) {
+	for _, c := range []struct{ advised, least, most time.Duration }{
+		{50 * time.Millisecond, 100 * time.Millisecond, 125 * time.Millisecond}, {30 * time.Second, 30 * time.Second, 30 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPatient()
+			b := newBroker(t, p.mint)
+			p.will(errDial)
+			for range 2 {
+				_, _ = p.ask(t, b)
+			}
+			p.will(&credential.Error{Reason: credential.ErrIssuer, Code: "http_503", RetryAfter: c.advised})
+			_, _ = p.ask(t, b)
+			err, asked := p.ask(t, b)
+			if e, ok := errors.AsType[*credential.Error](err); asked || !ok || e.RetryAfter < c.least || e.RetryAfter > c.most {
+				t.Errorf("advised %v: asked %v, %v, to be left alone for %v", c.advised, asked, err, e.RetryAfter)
 			}
 		})
 	}
