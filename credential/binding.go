@@ -22,20 +22,21 @@ const (
 	// PreferDPoP is RequireDPoP, but takes an unbound token where the issuer
 	// answers with one.
 	PreferDPoP
-	// RequireDPoP binds to a key of the task (RFC 9449), which is made when it is
-	// first needed and is unusable once the task has ended. A step has its own. It
-	// is one for all brokers whose issuers take the same algorithm, who can tell by
-	// it that the task is the same. Of a token that cannot be read, the answer's
-	// token_type says that it is bound, unless introspection says something else.
+	// RequireDPoP binds to a key of the task (RFC 9449). The key is made when it is
+	// first needed, and is unusable once the task has ended. A step has its own key.
+	// Brokers whose issuers take the same algorithm share the task's key, so those
+	// issuers can tell that the task is the same. If a token cannot be read, the
+	// answer's token_type says that it is bound, unless introspection says something
+	// else.
 	RequireDPoP
 	// PreferMutualTLS is RequireMutualTLS, but takes a token of which nothing says
 	// that it is bound. That is dropped with the certificate, too.
 	PreferMutualTLS
-	// RequireMutualTLS binds to the workload's certificate (RFC 8705 section 3),
-	// which both the issuer and the endpoint are shown in the TLS handshake. When
-	// the certificate is replaced, the credentials bound to it are dropped and
-	// revoked as the calls that carry them end. Of a token that cannot be read,
-	// introspection must say that it is bound.
+	// RequireMutualTLS binds to the workload's certificate (RFC 8705 section 3).
+	// The issuer and the endpoint both see it in the TLS handshake. When the
+	// certificate is replaced, the credentials bound to it are dropped, and revoked
+	// as the calls that carry them end. If a token cannot be read, introspection
+	// must say that it is bound.
 	RequireMutualTLS
 )
 

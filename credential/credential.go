@@ -19,8 +19,8 @@ import (
 // kind S. A func that takes a Credential[scope.Tool] cannot be given one for a
 // model: it does not compile, not even with a conversion. Nor does ==.
 //
-// A Credential is a handle: it stays valid no longer than its task and its
-// lifetime, whoever holds it. It is safe for concurrent use. The zero
+// A Credential is a handle: it is valid no longer than its task and its
+// lifetime. It is safe for concurrent use. The zero
 // Credential is valid for nothing.
 //
 // Most programs never see one: [Broker.Client] attaches them where they belong.
@@ -53,10 +53,10 @@ func (c Credential[S]) Acting() Acting {
 }
 
 // Secret returns the token, for a protocol that [Broker.Transport] does not
-// speak. It leaves the pin behind: whoever has the text can send it anywhere,
-// so the caller must send it to the scope's endpoint and nowhere else, and
-// must ask for a new Credential on every use, because only that asks the
-// policy. Reading the text takes [secret.Reveal].
+// speak. The text is not pinned to the endpoint: the caller must send it to the
+// scope's endpoint and nowhere else. The caller must also ask for a new
+// Credential on every use, because only that asks the policy. Reading the text
+// takes [secret.Reveal].
 //
 // An error matches [ErrTaskEnded] or [ErrExpired].
 func (c Credential[S]) Secret() (secret.Text, error) {

@@ -23,12 +23,12 @@ import (
 // revokes. Where it received a token that must not be used, it returns the
 // response together with an error, and the Broker has the token revoked.
 //
-// An error should be an [*Error], whose text may be shown to a model; what of
-// it is passed on, Error says. Of any other error only the fact is: its text may
-// hold secrets. The Codes "dial", "connection", "tls", "timeout",
+// An error should be an [*Error], whose text may be shown to a model; see there
+// which fields are passed on. The text of any other error is dropped, because it
+// may hold secrets. The Codes "dial", "connection", "tls", "timeout",
 // "temporarily_unavailable", "server_error", "http_429" and "http_5…", the
 // Reason [ErrIdentity] and a RetryAfter tell the Broker that the issuer could not
-// be reached; everything else is an answer.
+// be reached. Everything else is an answer.
 type Issuer[S scope.Scope] interface {
 	Issue(ctx context.Context, r TokenRequest[S]) (TokenResponse, error)
 }
@@ -47,11 +47,11 @@ func (f IssuerFunc[S]) Issue(ctx context.Context, r TokenRequest[S]) (TokenRespo
 // Issuer that is not a Revoker live until they expire; [Task.End] names them
 // in its error.
 type Revoker interface {
-	// Revoke makes token useless at its issuer. nil means that the issuer said
-	// so, also of a token that it no longer knows (RFC 7009 section 2.2). An
-	// [*Error] with the Code "unsupported_token_type" means that it never will;
-	// any other error is retried until the token expires, not before the error's
-	// RetryAfter has passed.
+	// Revoke makes token useless at its issuer. nil means that the issuer has
+	// confirmed it, also for a token that it no longer knows (RFC 7009 section
+	// 2.2). An [*Error] with the Code "unsupported_token_type" means that the issuer
+	// cannot revoke it. After any other error the broker tries again until the token
+	// expires, and not before the error's RetryAfter has passed.
 	Revoke(ctx context.Context, token secret.Text, hint TokenHint) error
 }
 

@@ -123,6 +123,7 @@ func (b *core) issue(ctx context.Context, l *lease) (_ TokenResponse, refused *E
 	}
 	a.lifetime = max(a.lifetime, 1)
 	offer := &offer{task: k.task}
+	defer offer.close() // also if the issuer panics or calls runtime.Goexit
 	switch {
 	case b.binding.isDPoP():
 		a.key = offer.key

@@ -34,9 +34,9 @@ type BrokerOptions struct {
 	// between brokers, of any kind, to see and take back everything at once.
 	Ledger *Ledger
 
-	// Logger is given one record for each decision, never a token. Nil means
-	// silence. Uses of cached credentials are at debug level. Where the process
-	// was started with http2debug in GODEBUG, it is warned of at once: see Base.
+	// Logger gets one record for each decision, never a token. Nil: no log. Uses
+	// of cached credentials are at debug level. If the process was started with
+	// http2debug in GODEBUG, NewBroker logs a warning: see Base.
 	Logger *slog.Logger
 
 	// Events is called with the same decisions, uses of cached credentials
@@ -50,25 +50,25 @@ type BrokerOptions struct {
 
 	// Base carries the requests of the broker's clients. Nil means a transport
 	// of the broker's own, without proxies from the environment and without
-	// cookies. A Base that follows redirects or adds credentials by itself
-	// undoes the pin. It is also the place for rules about addresses, in the
-	// Control of a net.Dialer: a scope pins a host's name, not what it resolves to.
+	// cookies. A Base must not follow redirects or add credentials: that would
+	// undo the pin. Rules about addresses belong here, in the Control of a
+	// net.Dialer: a scope pins a host's name, not the address that it resolves to.
 	//
 	// With http2debug=1 or 2 in GODEBUG, net/http prints all that it sends over
 	// HTTP/2, credentials included. The broker's own transport then speaks
 	// HTTP/1.1 only; a Base that speaks HTTP/2 shows them.
 	//
-	// Where Binding is one of mutual TLS, Base must be nil or an
-	// [*http.Transport] that makes its TLS connections itself. It is copied, for
-	// each certificate anew, without its ClientSessionCache and what is in its
-	// TLSNextProto; its TLSClientConfig says which servers are trusted. Nil trusts
-	// the system's certificate authorities; for servers that have an X.509-SVID, see
-	// workload.Source.Peer.
+	// If Binding is one of mutual TLS, Base must be nil or an [*http.Transport]
+	// that makes its TLS connections itself. The broker copies it for each
+	// certificate, without its ClientSessionCache and the entries of its
+	// TLSNextProto. Its TLSClientConfig says which servers are trusted. Nil trusts
+	// the system's certificate authorities. For servers that have an X.509-SVID,
+	// see workload.Source.Peer.
 	Base http.RoundTripper
 
 	// MaxCached bounds how many credentials are kept ready. Zero means 16,384.
-	// One that is evicted while it lives is revoked when no call carries it; where
-	// one task holds a quarter of them, its own make room for its next ones.
+	// When the cache is full, one credential is evicted, and revoked once no call
+	// uses it. A task that holds a quarter of the cache evicts its own.
 	MaxCached int
 
 	// IssueTimeout bounds one request to the issuer, retries of its own included.
