@@ -60,6 +60,13 @@ var scopes = []mutant{
 		fails: names{"TestNarrow"},
 	},
 	{
+		weakened: "a scope without a lifetime is within one that has it",
+		dir:      "scope", in: "outside",
+		old:   `($b.maxTTL == 0 || $b.maxTTL > $a.maxTTL)`,
+		new:   `$b.maxTTL > $a.maxTTL`,
+		fails: names{"TestIncludes_ScopesMadeApart"},
+	},
+	{
 		weakened: "a list allows what is wider",
 		dir:      "scope/policy", in: "list.Decide",
 		old:   `$s.Includes($r.Scope)`,
@@ -72,5 +79,12 @@ var scopes = []mutant{
 		old:   `context.WithTimeout($ctx, $budget)`,
 		new:   `context.WithTimeout($ctx, 2*$budget)`,
 		fails: names{"TestWithin/too late"},
+	},
+	{
+		weakened: "a yes counts after its time",
+		dir:      "scope/policy", in: "await",
+		old:   `$ctx.Err() == nil`,
+		new:   `($ctx.Err() == nil || a.err == nil)`,
+		fails: names{"TestWithinJustTooLate"},
 	},
 }
