@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,12 +282,12 @@ func TestSink_GoexitOfACallerLetsGoOfItsCredential(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				bad := false
+				var bad, returned atomic.Bool
 				m := &mint{ttl: time.Hour, before: func(context.Context) error { time.Sleep(time.Second); return nil }}
 				b := newBroker(t, m, func(o *credential.BrokerOptions) {
 					o.MaxCached = 1
 					goexit := func(kind credential.EventKind, _ string) {
-						if kind == credential.EventReused && bad {
+						if kind == credential.EventReused && bad.Load() {
 							runtime.Goexit()
 						}
 					}
@@ -310,17 +311,16 @@ func TestSink_GoexitOfACallerLetsGoOfItsCredential(t *testing.T) {
 				} else if err := get(t, b, ctx, "pay"); err != nil {
 					t.Fatal(err)
 				}
-				bad = true
-				returned := false
-				go func() { _ = get(t, b, ctx, "pay"); returned = true }()
+				bad.Store(true)
+				go func() { _ = get(t, b, ctx, "pay"); returned.Store(true) }()
 				time.Sleep(2 * time.Second)
-				bad = false
+				bad.Store(false)
 				if err := get(t, b, ctx, "mail"); err != nil { // evicts it
 					t.Fatal(err)
 				}
 				synctest.Wait()
-				if n := len(m.alive()); returned || m.issues() != 2 || n != 1 {
-					t.Errorf("returned: %v; %d exchanges, %d tokens alive", returned, m.issues(), n)
+				if n := len(m.alive()); returned.Load() || m.issues() != 2 || n != 1 {
+					t.Errorf("returned: %v; %d exchanges, %d tokens alive", returned.Load(), m.issues(), n)
 				}
 			})
 		})

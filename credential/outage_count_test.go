@@ -20,6 +20,19 @@ type patient struct {
 	next error
 }
 
+func newPatient() *patient {
+	p := &patient{mint: &mint{ttl: time.Hour}}
+	p.before = func(context.Context) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.next == errPanic {
+			panic("boom")
+		}
+		return p.next
+	}
+	return p
+}
+
 func (p *patient) will(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -36,15 +49,7 @@ func (p *patient) ask(t *testing.T, b *credential.Broker[scope.Tool]) (err error
 	return err, p.issues() != before
 }
 
-func newPatient() *patient {
-	p := &patient{mint: &mint{ttl: time.Hour}}
-	p.before = func(context.Context) error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.next
-	}
-	return p
-}
+var errPanic = errors.New("the issuer panics")
 
 var errDial = &credential.Error{Reason: credential.ErrIssuer, Code: "dial", Host: "as.test", Detail: "about one user"}
 
@@ -145,7 +150,7 @@ func TestOutage_PausesDouble(t *testing.T) {
 			want := min(least<<min(i, 10), most)
 			err, asked := p.ask(t, b)
 			e, ok := errors.AsType[*credential.Error](err)
-			if asked || !ok || e.Code != "dial" || e.Host != "as.test" || e.Detail != "" || e.RetryAfter < want || e.RetryAfter > want+want/4 {
+			if asked || !ok || e.Scope != "pay" || e.Code != "dial" || e.Host != "as.test" || e.Detail != "" || e.RetryAfter < want || e.RetryAfter > want+want/4 {
 				t.Fatalf("after failure %d: asked %v, %v, to be left alone for %v, want %v", i+3, asked, err, e.RetryAfter, want)
 			}
 			time.Sleep(e.RetryAfter - 1)
@@ -272,6 +277,48 @@ func TestOutage_CountsConcurrentFailuresOnce(t *testing.T) {
 				}
 				if d := pause(); d < 200*time.Millisecond || d > 250*time.Millisecond {
 					t.Errorf("after the fourth failure: %v", d)
+				}
+			})
+		})
+	}
+}
+
+// An issuer that is given up after a tenth of its time was silent, whatever error
+// it makes of that; given up earlier it says nothing, and an answer that came is
+// one.
+func TestOutage_GivenUpAfterATenth(t *testing.T) {
+	for name, c := range map[string]struct {
+		wait time.Duration
+		err  func(context.Context) error
+		down bool
+	}{
+		"its context's error, after a tenth":   {time.Second, context.Context.Err, true},
+		"its context's error, before":          {time.Second - 1, context.Context.Err, false},
+		"an error of its own, after a tenth":   {time.Second, func(context.Context) error { return errors.New("gone") }, true},
+		"an error of its own, before":          {time.Second - 1, func(context.Context) error { return errors.New("gone") }, false},
+		"a word, after a tenth":                {time.Second, func(context.Context) error { return &credential.Error{Code: "connection"} }, true},
+		"a word, before":                       {time.Second - 1, func(context.Context) error { return &credential.Error{Code: "connection"} }, false},
+		"an answer that came, after a tenth":   {time.Second, func(context.Context) error { return &credential.Error{Code: "invalid_grant"} }, false},
+		"an answer that came, before a tenth ": {time.Second - 1, func(context.Context) error { return &credential.Error{Code: "invalid_grant"} }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPatient() // IssueTimeout is ten seconds
+				b := newBroker(t, p.mint)
+				fast := p.before
+				p.before = func(ctx context.Context) error { <-ctx.Done(); return c.err(ctx) }
+				for range 3 {
+					ctx, _ := startTask(t, credential.TaskOptions{})
+					ctx, cancel := context.WithTimeout(ctx, c.wait)
+					if _, err := b.Credential(ctx, tool(t, "pay")); !errors.Is(err, credential.ErrCanceled) {
+						t.Errorf("got %v", err)
+					}
+					cancel()
+					synctest.Wait()
+				}
+				p.before = fast
+				if err, asked := p.ask(t, b); asked == c.down || (err == nil) == c.down {
+					t.Errorf("the next call: asked %v, %v", asked, err)
 				}
 			})
 		})

@@ -385,3 +385,50 @@ func TestConfirm_TellsFailureFromInactive(t *testing.T) {
 		}
 	}
 }
+
+// An alias for mutual TLS is at the issuer's host or at a name below it, over
+// TLS, whatever its port.
+func TestMetadata_AliasesForMutualTLS(t *testing.T) {
+	for _, c := range []struct {
+		issuer, alias string
+		want          bool
+	}{
+		{"https://as.example.com", "https://as.example.com/mtls", true},
+		{"https://as.example.com", "https://AS.example.com:9443/mtls", true},
+		{"https://as.example.com", "https://mtls.as.example.com/token", true},
+		{"https://127.0.0.1", "https://127.0.0.1:9443/token", true},
+		{"https://as.example.com", "https://mtlsas.example.com/token", false},
+		{"https://as.example.com", "https://example.com/token", false},
+		{"https://as.example.com", "https://bs.example.com/token", false},
+		{"https://as.example.com", "http://as.example.com/token", false},
+		{"https://127.0.0.1", "http://127.0.0.1/token", false},
+		{"https://localhost", "http://localhost/token", false},
+		{"https://127.0.0.1", "https://x.127.0.0.1/token", false},
+		{"https://as.example.com", "https://u@as.example.com/token", false},
+		{"https://as.example.com", "/token", false},
+	} {
+		doc := `{"issuer":"` + c.issuer + `","token_endpoint":"` + c.issuer + `/token","mtls_endpoint_aliases":{"token_endpoint":"` + c.alias + `"}}`
+		if got := exchange.ParseMutualMetadata([]byte(doc), c.issuer); (got != nil) != c.want || c.want && got[0] != c.alias {
+			t.Errorf("%s of %s: %q", c.alias, c.issuer, got)
+		}
+	}
+}
+
+// A scope that requires a subject is for grants that send one: the others refuse
+// it before anything is sent.
+func TestIssue_GrantsThatSendNoSubject(t *testing.T) {
+	for grant, own := range map[exchange.Grant]bool{
+		exchange.GrantDelegation: false, exchange.GrantImpersonation: false,
+		exchange.GrantClientCredentials: true, exchange.GrantJWTBearer: true, exchange.GrantWorkloadExchange: true,
+	} {
+		as := always(200, "application/json", goodAns)
+		i := newIssuer(t, exchange.Config{Issuer: issuerID, TokenURL: tokenURL, Workload: &workload{}, Base: as, Grant: grant})
+		spec := refundSpec()
+		spec.RequireSubject = true
+		r := withSubject(request(t))
+		r.Scope = tool(t, spec)
+		if _, err := i.Issue(t.Context(), r); (err != nil) != own || own && !errors.Is(err, credential.ErrInvalid) || as.count() != map[bool]int{true: 0, false: 1}[own] {
+			t.Errorf("grant %d: %v, %d requests", grant, err, as.count())
+		}
+	}
+}
