@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -201,7 +202,8 @@ func TestRevoke_FailureOfOneOfTwoRefreshTokens(t *testing.T) {
 		for name, fail := range map[string]func(){"error": func() {}, "panic": func() { panic("boom") }} {
 			t.Run(broken+" "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					bad := true
+					var bad atomic.Bool
+					bad.Store(true)
 					m := repeater(2)
 					answer := m.answer
 					m.answer = func(r credential.TokenRequest[scope.Tool], resp *credential.TokenResponse) error {
@@ -209,7 +211,7 @@ func TestRevoke_FailureOfOneOfTwoRefreshTokens(t *testing.T) {
 						return answer(r, resp)
 					}
 					m.revoke = func(_ context.Context, token string) error {
-						if token == broken && bad {
+						if token == broken && bad.Load() {
 							fail()
 							return errors.New("not this one")
 						}
@@ -227,7 +229,7 @@ func TestRevoke_FailureOfOneOfTwoRefreshTokens(t *testing.T) {
 					if l := b.Ledger().Leases(); len(l) != 1 || l[0].State != credential.LeaseRevoking {
 						t.Errorf("inventory %v", l)
 					}
-					bad = false
+					bad.Store(false)
 					time.Sleep(2 * time.Second)
 					synctest.Wait()
 					if m.taken[broken] != 1 || len(b.Ledger().Leases()) != 0 {
