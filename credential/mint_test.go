@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/taskcred/taskcred/credential"
+	"github.com/taskcred/taskcred/identity"
 	"github.com/taskcred/taskcred/identity/secret"
 	"github.com/taskcred/taskcred/scope"
 	"github.com/taskcred/taskcred/scope/policy"
@@ -136,4 +137,30 @@ func TestLedger_ForgetsARevokedToken(t *testing.T) {
 			t.Errorf("revoked %d times, inventory %v", m.taken[same], b.Ledger().Leases())
 		}
 	})
+}
+
+// A scope that requires a subject is for tasks that have one, and for those
+// alone; so is one that requires none for both.
+func TestMint_RequireSubject(t *testing.T) {
+	alice := identity.Subject{ID: "alice", Token: secret.New("user")}
+	for _, c := range []struct {
+		subject identity.Subject
+		require bool
+		want    error
+	}{
+		{identity.Subject{}, false, nil}, {alice, false, nil}, {alice, true, nil}, {identity.Subject{}, true, credential.ErrNoSubject},
+	} {
+		m := &mint{ttl: time.Hour}
+		b := newBroker(t, m)
+		ctx, _ := startTask(t, credential.TaskOptions{Subject: c.subject})
+		for _, ctx := range []context.Context{ctx, must(credential.StartTask(ctx, credential.TaskOptions{}))} {
+			err := get(t, b, ctx, "pay", func(s *scope.Spec) { s.RequireSubject = c.require })
+			if !errors.Is(err, c.want) {
+				t.Errorf("a subject: %v, required: %v: %v", !c.subject.IsZero(), c.require, err)
+			}
+			if err == nil && !m.asked[len(m.asked)-1].Subject.Equal(c.subject) {
+				t.Error("the issuer was shown another subject")
+			}
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -243,5 +244,58 @@ func TestTransport_ErrorOfACallThatIsOut(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		credentialtest.NoLeak(t, err, m.given...)
+	}
+}
+
+// A base that ends the goroutine of a call lets go of its credential: it is
+// revoked when it is evicted, or at once where it was good for one call; under
+// the task's context and under another.
+func TestTransport_GoexitOfTheBaseLetsGo(t *testing.T) {
+	for _, once := range []bool{false, true} {
+		for _, own := range []bool{false, true} {
+			t.Run(fmt.Sprint(once, own), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := &mint{ttl: time.Hour}
+					bad := true
+					b := newBroker(t, m, func(o *credential.BrokerOptions) {
+						o.MaxCached = 1
+						o.Base = transportFunc(func(r *http.Request) (*http.Response, error) {
+							if bad {
+								runtime.Goexit()
+							}
+							return respond(200, ""), nil
+						})
+					})
+					ctx, task := startTask(t, credential.TaskOptions{})
+					call := ctx
+					if own {
+						var cancel context.CancelFunc
+						call, cancel = context.WithCancel(ctx)
+						defer cancel()
+					}
+					var change []func(*scope.Spec)
+					if once {
+						change = append(change, singleUse)
+					}
+					returned := false
+					go func() { _ = get(t, b, call, "pay", change...); returned = true }()
+					synctest.Wait()
+					if want := map[bool]int{false: 1, true: 0}[once]; returned || len(m.alive()) != want {
+						t.Errorf("returned: %v; %d alive, want %d", returned, len(m.alive()), want)
+					}
+					bad = false
+					if err := get(t, b, ctx, "mail"); err != nil { // evicts
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if len(m.alive()) != 1 {
+						t.Errorf("%d alive: the call holds on to its own", len(m.alive()))
+					}
+					if err := task.End(ctx); err != nil || len(m.alive()) != 0 {
+						t.Errorf("End: %v, %d alive", err, len(m.alive()))
+					}
+				})
+			})
+		}
 	}
 }
