@@ -299,3 +299,20 @@ func TestTransport_GoexitOfTheBaseLetsGo(t *testing.T) {
 		}
 	}
 }
+
+// A request whose Header is nil is sent with the credential, and stays as it is.
+func TestTransport_NilHeader(t *testing.T) {
+	m, w := &mint{ttl: time.Hour}, &wire{}
+	b := newBroker(t, m, func(o *credential.BrokerOptions) { o.Base = w })
+	ctx, _ := startTask(t, credential.TaskOptions{})
+	r := request(t, ctx, "GET", "https://pay.test/v1")
+	r.Header = nil
+	resp, err := b.Transport(tool(t, "pay"), nil).RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := w.requests()[0].Header; !equalHeaders(got, http.Header{"Authorization": {"Bearer " + m.given[0]}}) || r.Header != nil {
+		t.Errorf("%d headers were sent; the request's are %v", len(got), r.Header)
+	}
+}
